@@ -1,0 +1,38 @@
+# Two commands do all: `make demo` runs the main job, `make test` passes the tests.
+# Both make .venv first, from constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: demo test check setup schema snapshots clean
+
+demo: setup
+	$(BIN)/hubpub demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hubpub needs Python 3.11 or newer; say `make PYTHON=python3.12 ...`")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,local,dev]'
+	@touch $(STAMP)
+
+schema: setup  # regenerate the protobuf classes from hubpub/mil/schema.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. hubpub/mil/schema.proto
+
+snapshots: setup  # accept what the snapshot tests now print
+	$(BIN)/python -m pytest --snapshot-update
+
+clean:
+	rm -rf $(VENV) build dist
