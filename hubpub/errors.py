@@ -61,17 +61,6 @@ class HubpubError(Exception):
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross process boundaries (steps run in children), with all they know."""
-        return (_rebuild, (type(self), self.args, self.__dict__))
-
-
-def _rebuild(cls: type[HubpubError], args: tuple[object, ...], state: dict[str, object]) -> HubpubError:
-    error = cls.__new__(cls)
-    error.args = args
-    error.__dict__.update(state)
-    return error
-
 
 class ConfigError(HubpubError):
     """What was asked for is not something hubpub understands."""

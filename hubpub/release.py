@@ -1,0 +1,199 @@
+"""Release: what will be in the repo, as data; the manifest; and the difference to what is there.
+
+The manifest (`hubpub.json`) names every file with size and sha256, the variants,
+the source, the settings and the measurements. It is data for programs: `fetch`
+checks against it, `publish` merges with it, the card is a view of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hubpub.artifact import CARD, MANIFEST, Artifact
+from hubpub.errors import ConfigError
+from hubpub.variant import ATTENTIONS, FORMATS
+
+MANIFEST_FORMAT = 1
+# Bounds for what others wrote: a manifest is read, never trusted.
+MAX_MANIFEST_BYTES = 32 << 20
+# A repo holds one width, size, batch and target; variants that differ in these cannot share it.
+SHARED_SETTINGS = ("bits", "latent", "batch", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Everything that one commit puts into a repo."""
+
+    repo_id: str
+    artifacts: tuple[Artifact, ...]  # the models and archives of this run
+    manifest: Mapping[str, Any]  # merged with what the repo keeps
+    card: str  # README.md
+    message: str  # of the commit
+
+    def manifest_text(self) -> str:
+        """hubpub.json as it is written."""
+        return json.dumps(self.manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A file as a repo lists it. `sha256` is None for small files, which have a git blob id only."""
+
+    path: str
+    size: int
+    sha256: str | None
+    blob_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteState:
+    """What a repo holds at one commit (`commit` None: an empty repo or folder)."""
+
+    repo_id: str
+    commit: str | None
+    files: tuple[RemoteFile, ...]
+    manifest: Mapping[str, Any] | None = None
+    private: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One line of a commit: `new`, `changed`, `same` or `removed`; `copy_from` where the bytes are there already under another path."""
+
+    action: str
+    path: str
+    size: int
+    artifact: Artifact | None = None
+    copy_from: str | None = None
+
+
+def parse_manifest(data: bytes) -> dict[str, Any] | None:
+    """A manifest somebody wrote, or None when it is not one that can be used (too large, other format, not whole)."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        return None
+    try:
+        manifest = json.loads(data)
+        files = manifest["files"]
+        good = manifest["format"] == MANIFEST_FORMAT and isinstance(manifest["variants"], dict)
+        for file in files:
+            good = good and isinstance(file["path"], str) and isinstance(file["size"], int)
+            good = good and isinstance(file["sha256"], str) and len(file["sha256"]) == 64
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return manifest if good else None
+
+
+def variant_of(path: str) -> str | None:
+    """The variant that a file of a repo belongs to: `original/packages`, `original/zip`; None for other files."""
+    parts = path.split("/")
+    if len(parts) > 2 and parts[0] in ATTENTIONS and parts[1] in FORMATS:
+        return "/".join(parts[:2])
+    if len(parts) == 1 and path.endswith("_compiled.zip"):
+        # the longest first: split_einsum is the beginning of split_einsum_v2
+        for attention in sorted(ATTENTIONS, key=len, reverse=True):
+            if path.endswith(f"_{attention}_compiled.zip"):
+                return f"{attention}/zip"
+    return None
+
+
+def merge(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The manifest of the repo after this run: variants not made now are kept as `old` has them.
+
+    Raises ConfigError when the kept variants were made with other bits, size,
+    batch or target: one repo holds one of each.
+    """
+    merged = json.loads(json.dumps(new))
+    if old is None:
+        return dict(merged)
+    kept = {name: variant for name, variant in old["variants"].items() if name not in new["variants"]}
+    if not kept:
+        return dict(merged)
+    for key in SHARED_SETTINGS:
+        before, now = old.get("settings", {}).get(key), new["settings"][key]
+        if before != now:
+            raise ConfigError(
+                f"The repo keeps {', '.join(sorted(kept))} with {key} = {before}, and this run has {key} = {now}.",
+                hint="Publish all of the repo's variants at once, or use another repo for another width or size.",
+            )
+    merged["variants"] = {**kept, **merged["variants"]}
+    names = {file["path"] for file in merged["files"]}
+    for file in old["files"]:
+        if variant_of(file["path"]) in kept and file["path"] not in names:
+            merged["files"].append(file)
+    merged["files"].sort(key=lambda file: file["path"])
+    merged["components"] = {**_kept_components(old, kept), **merged["components"]}
+    merged["settings"]["attention"] = [
+        name for name in ATTENTIONS if any(variant.startswith(name + "/") for variant in merged["variants"])
+    ]
+    return dict(merged)
+
+
+def _kept_components(old: Mapping[str, Any], kept: Iterable[str]) -> dict[str, Any]:
+    """Measurements of components (`unet/original`, `vae_decoder`) that kept variants still need."""
+    attentions = {name.partition("/")[0] for name in kept}
+    components = old.get("components", {})
+    return {
+        name: value for name, value in components.items() if "/" not in name or name.partition("/")[2] in attentions
+    }
+
+
+def same_manifest(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
+    """Equal but for what changes by itself (`run`: time, CI run)."""
+    if one is None:
+        return False
+    return {**one, "run": None} == {**other, "run": None}
+
+
+def diff(
+    release: Release, files: Iterable[Artifact], remote: RemoteState, *, prune: Iterable[str] = ()
+) -> list[Operation]:
+    """What one commit has to do: pure.
+
+    `files` are all files of the release (artifacts, card, manifest). Removed are
+    files of variants that this run makes again and that it no longer makes, and
+    whole variants named in `prune`; nothing else is ever removed.
+    """
+    present = {file.path: file for file in remote.files}
+    by_digest = {file.sha256: file.path for file in remote.files if file.sha256}
+    operations = []
+    for artifact in sorted(files, key=lambda file: file.path_in_repo):
+        there = present.get(artifact.path_in_repo)
+        if there is not None and is_same(artifact, there):
+            action, copy = "same", None
+        else:
+            action = "new" if there is None else "changed"
+            copy = by_digest.get(artifact.sha256)
+        operations.append(
+            Operation(action=action, path=artifact.path_in_repo, size=artifact.size, artifact=artifact, copy_from=copy)
+        )
+    made = {artifact.path_in_repo for artifact in files}
+    ours = {variant_of(path) for path in made} - {None} | set(prune)
+    owned = {file["path"] for file in (remote.manifest or {}).get("files", ())}
+    for path, file in sorted(present.items()):
+        if path not in made and variant_of(path) in ours and path in owned:
+            operations.append(Operation(action="removed", path=path, size=file.size))
+    return operations
+
+
+def is_same(artifact: Artifact, there: RemoteFile) -> bool:
+    """Whether a repo's file has the artifact's bytes, by the digest that the repo tells."""
+    if there.size != artifact.size:
+        return False
+    if there.sha256 is not None:
+        return there.sha256 == artifact.sha256
+    return there.blob_id == _blob_id(artifact)
+
+
+def _blob_id(artifact: Artifact) -> str:
+    """git's id of a small file's content."""
+    data = artifact.path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def is_ours(path: str) -> bool:
+    """Whether a path is one that hubpub writes."""
+    return path in (CARD, MANIFEST) or path.startswith("images/") or variant_of(path) is not None

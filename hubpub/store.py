@@ -1,0 +1,296 @@
+"""The store: finished steps as folders named by their keys. A step is there wholly or not at all.
+
+    <root>/steps/<2 hex>/<key>/payload/…     what the step wrote, read-only
+    <root>/steps/<2 hex>/<key>/entry.json    what it was, what it measured, sha256 of every file
+    <root>/work/<key>.<pid>.<random>/        being written; removed when nobody holds its lock
+    <root>/locks/<key>.lock                  held while a step is made, so that two processes share the work
+    <root>/digests.json                      sha256 of files elsewhere, by path, size, mtime and inode
+
+An entry is written in `work`, synced, and renamed into place: a crash leaves nothing
+that looks done. What leaves the store is a reflink or a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from filelock import FileLock
+from platformdirs import user_cache_dir
+
+from hubpub.errors import Damaged, StoreError
+
+_ENTRY = "entry.json"
+_PAYLOAD = "payload"
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file of an entry's payload."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A finished step."""
+
+    key: str
+    kind: str
+    label: str
+    payload: Path
+    files: tuple[StoredFile, ...]
+    measurements: Mapping[str, Any]
+    seconds: float
+    created: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload's files."""
+        return sum(file.size for file in self.files)
+
+    def under(self, path: str) -> Iterator[tuple[str, StoredFile]]:
+        """The files at or below `path`, each with its path relative to it ("" for a file itself)."""
+        for file in self.files:
+            if not path:
+                yield file.path, file
+            elif file.path == path:
+                yield "", file
+            elif file.path.startswith(path + "/"):
+                yield file.path[len(path) + 1 :], file
+
+
+class Store:
+    """Content-addressed folders under one root; safe for several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._digests: Digests | None = None
+        try:
+            for name in ("steps", "work", "locks"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"The store {root} cannot be written: {error.strerror}.",
+                hint="Set HUBPUB_CACHE to a folder that can.",
+            ) from error
+
+    @property
+    def digests(self) -> Digests:
+        """The cache of digests of files outside the store."""
+        if self._digests is None:
+            self._digests = Digests(self.root / "digests.json")
+        return self._digests
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a finished step, or None. Raises Damaged when it is not whole."""
+        folder = self._folder(key)
+        try:
+            data = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise Damaged(f"The store's entry {key[:12]} cannot be read.", hint="Run `hubpub cache prune`.") from error
+        return Entry(
+            key=key,
+            kind=data["kind"],
+            label=data["label"],
+            payload=folder / _PAYLOAD,
+            files=tuple(StoredFile(**file) for file in data["files"]),
+            measurements=data["measurements"],
+            seconds=data["seconds"],
+            created=data["created"],
+        )
+
+    def entries(self) -> Iterator[Entry]:
+        """All finished steps, in no order."""
+        for folder in sorted((self.root / "steps").glob("??/*")):
+            entry = self.get(folder.name)
+            if entry is not None:
+                yield entry
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Held while a step is made; a second process waits here and then finds the entry."""
+        with FileLock(self.root / "locks" / f"{key}.lock"):
+            yield
+
+    def work_folder(self, key: str) -> Path:
+        """A new empty folder to write a payload into (call with the lock of `key` held)."""
+        for stale in (self.root / "work").glob(f"{key}.*"):  # whoever made it is gone: we hold the lock
+            _remove(stale)
+        folder = self.root / "work" / f"{key}.{os.getpid()}.{uuid4().hex[:8]}" / _PAYLOAD
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(
+        self, key: str, payload: Path, *, kind: str, label: str, measurements: Mapping[str, Any], seconds: float
+    ) -> Entry:
+        """Make what lies in `payload` (a work folder) the finished step `key`."""
+        files = tuple(self._seal(payload))
+        data = {
+            "key": key,
+            "kind": kind,
+            "label": label,
+            "files": [asdict(file) for file in files],
+            "measurements": dict(measurements),
+            "seconds": round(seconds, 3),
+            "created": round(time.time(), 3),
+        }
+        entry = payload.parent / _ENTRY
+        with entry.open("w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = self._folder(key)
+        folder.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            _remove(folder)  # a damaged one that is being replaced
+        payload.parent.rename(folder)
+        _sync_folder(folder.parent)
+        found = self.get(key)
+        if found is None:  # cannot happen while the lock is held
+            raise StoreError(f"The store's entry {key[:12]} vanished.", hint="Is another program cleaning the store?")
+        return found
+
+    def discard(self, payload: Path) -> None:
+        """Forget a work folder."""
+        _remove(payload.parent)
+
+    def remove(self, key: str) -> None:
+        """Forget a finished step."""
+        with suppress(FileNotFoundError):
+            _remove(self._folder(key))
+
+    def damage(self, entry: Entry) -> str | None:
+        """What is wrong with an entry's files, or None: every byte is read."""
+        for file in entry.files:
+            path = entry.payload / file.path
+            if not path.is_file():
+                return f"{file.path} is missing"
+            if path.stat().st_size != file.size or sha256(path) != file.sha256:
+                return f"{file.path} has changed"
+        return None
+
+    def stale_work(self) -> Iterator[Path]:
+        """Work folders that no running process holds the lock of."""
+        for folder in (self.root / "work").iterdir():
+            lock = FileLock(self.root / "locks" / f"{folder.name.partition('.')[0]}.lock")
+            with suppress(TimeoutError), lock.acquire(timeout=0):
+                yield folder
+
+    def _folder(self, key: str) -> Path:
+        return self.root / "steps" / key[:2] / key
+
+    def _seal(self, payload: Path) -> Iterator[StoredFile]:
+        """Sync every file, make it read-only and name its digest; hard links are hashed once."""
+        for path in sorted(payload.rglob("*")):
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise StoreError(f"The step wrote {path.name}, which is no plain file.")
+            if path.is_dir():
+                continue
+            status = path.stat()
+            path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            digest = self.digests.of(path) if status.st_nlink > 1 else self.digests.remember(path, sha256(path))
+            yield StoredFile(path=path.relative_to(payload).as_posix(), size=status.st_size, sha256=digest)
+
+
+class Digests:
+    """sha256 of files by device, inode, size and mtime, kept across runs: an unchanged file is not read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, str] = {}
+        with suppress(OSError, ValueError):
+            self._known = json.loads(path.read_text(encoding="utf-8"))
+        self._new = False
+
+    def of(self, path: Path) -> str:
+        """64 hex digits of a file's content."""
+        return self._known.get(_identity(path)) or self.remember(path, sha256(path))
+
+    def remember(self, path: Path, digest: str) -> str:
+        """Keep a digest that was computed elsewhere."""
+        self._known[_identity(path)] = digest
+        self._new = True
+        return digest
+
+    def save(self) -> None:
+        """Write the cache, if anything is new in it."""
+        if self._new:
+            temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(self._known), encoding="utf-8")
+            temporary.replace(self._path)
+            self._new = False
+
+
+def sha256(path: Path) -> str:
+    """64 hex digits of a file's content, read once in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def clone(source: Path, target: Path) -> None:
+    """Copy a file: a reflink where the file system has them, else the system's own copy; writable, never linked."""
+    if not _reflink(source, target):
+        shutil.copyfile(source, target)
+
+
+def default_root() -> Path:
+    """HUBPUB_CACHE, else the user's cache folder."""
+    given = os.environ.get("HUBPUB_CACHE")
+    if given:
+        return Path(given).expanduser()
+    return Path(user_cache_dir("hubpub", appauthor=False))
+
+
+def _reflink(source: Path, target: Path) -> bool:
+    """FICLONE (Linux: btrfs, xfs, bcachefs); False where it is not to be had."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    with source.open("rb") as given, target.open("wb") as made:
+        try:
+            fcntl.ioctl(made.fileno(), 0x40049409, given.fileno())
+        except OSError:
+            return False
+    return True
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _remove(folder: Path) -> None:
+    """rmtree of files that may be read-only (Windows refuses those)."""
+    if os.name == "nt":
+        for path in folder.rglob("*"):
+            path.chmod(stat.S_IWRITE)
+    shutil.rmtree(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut (where folders can be opened)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
