@@ -31,7 +31,13 @@ def package_stem(name: str, component: str) -> str:
 def check_repo_id(repo_id: str) -> str:
     """`repo_id` if it has the Hub's form OWNER/NAME; ConfigError if not."""
     name = repo_id.partition("/")[2]
-    if not REPO_ID.fullmatch(repo_id) or len(repo_id) > 96 or "--" in repo_id or ".." in repo_id or name.endswith(".git"):
+    if (
+        not REPO_ID.fullmatch(repo_id)
+        or len(repo_id) > 96
+        or "--" in repo_id
+        or ".." in repo_id
+        or name.endswith(".git")
+    ):
         raise ConfigError(
             f"{repo_id!r} is not a repo id.", hint="A repo id is OWNER/NAME, for example prompthero/openjourney-v4."
         )

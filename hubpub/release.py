@@ -62,7 +62,10 @@ class RemoteState:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One line of a commit: `new`, `changed`, `same` or `removed`; `copy_from` where the bytes are there already under another path."""
+    """One line of a commit. `action` is `new`, `changed`, `same` or `removed`.
+
+    `copy_from` is a path of the repo that holds the same bytes already.
+    """
 
     action: str
     path: str
@@ -157,6 +160,7 @@ def diff(
     files of variants that this run makes again and that it no longer makes, and
     whole variants named in `prune`; nothing else is ever removed.
     """
+    files = tuple(files)
     present = {file.path: file for file in remote.files}
     by_digest = {file.sha256: file.path for file in remote.files if file.sha256}
     operations = []
