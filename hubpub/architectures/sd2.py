@@ -1,0 +1,14 @@
+"""Stable Diffusion 2.x: OpenCLIP ViT-H text encoder (exact GELU, 23 layers), heads of 64 channels."""
+
+from __future__ import annotations
+
+from hubpub.architectures.base import Architecture, Config, Configs
+from hubpub.architectures.sd1 import COMPONENTS, is_second_generation
+
+
+def _recognises(model_index: Config, configs: Configs) -> bool:
+    return is_second_generation(configs)
+
+
+# The same five networks with other numbers; most 2.x sources list no safety checker, some fine-tunes do.
+SD2 = Architecture(name="sd2", title="Stable Diffusion 2.x", components=COMPONENTS, recognises=_recognises)
