@@ -28,7 +28,10 @@ SD1_CONFIGS: dict[str, Any] = {
         "up_block_types": ["UpDecoderBlock2D"] * 4,
         "layers_per_block": 2,
     },
-    "safety_checker": {"projection_dim": 768, "vision_config": {"hidden_size": 1024, "patch_size": 14}},
+    "safety_checker": {
+        "projection_dim": 768,
+        "vision_config": {"hidden_size": 1024, "num_attention_heads": 16, "patch_size": 14},
+    },
 }
 SD2_MARKS = [
     ("unet", "cross_attention_dim", 1024),
