@@ -9,6 +9,7 @@ from typing import Any
 
 from hubpub.architectures import configs as heard
 from hubpub.architectures.base import Architecture, Component, Config, Configs
+from hubpub.architectures.configs import default_latent
 from hubpub.architectures.sd1 import SD1
 from hubpub.architectures.sd2 import SD2
 from hubpub.errors import ConfigError, UnknownArchitecture, UnknownVariant
@@ -20,6 +21,7 @@ __all__ = [
     "Architecture",
     "Component",
     "components_of",
+    "default_latent",
     "detect",
     "export_params",
 ]

@@ -1,0 +1,162 @@
+"""Config: hubpub.toml and flags become one frozen value; what is not known is refused.
+
+A file holds settings, and under `[[models]]` what to publish; a model's own settings win
+over the file's, flags win over both. `[tool.hubpub]` of a pyproject.toml is read alike.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hubpub.errors import ConfigError, UnknownKey, UnknownVariant
+
+FILE = "hubpub.toml"
+_Kind = TypeVar("_Kind", bound=BaseModel)
+
+Attention = Literal["original", "split_einsum", "split_einsum_v2"]
+Delivery = Literal["packages", "compiled", "zip"]
+Bits = Literal[16, 8, 6, 4, 2, 1]
+Target = Literal["macOS13", "iOS16", "macOS14", "iOS17", "macOS15", "iOS18"]
+
+
+class Settings(BaseModel):
+    """What can be chosen, for all models of a file or for one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attention: tuple[Attention, ...] = Field(
+        ("original", "split_einsum_v2"), min_length=1, description="Attention implementations, one variant each."
+    )
+    bits: Bits = Field(6, description="Bits per weight of UNet and text encoder; 16 is uncompressed.")
+    formats: tuple[Delivery, ...] = Field(
+        ("packages", "compiled", "zip"), min_length=1, description="Formats that are published."
+    )
+    verify: Literal["numeric", "weights", "off"] | None = Field(
+        None, description="Gate before archives are made; by default numeric where torch is installed, else weights."
+    )
+    floor: Mapping[str, float] = Field(
+        default_factory=dict, description="Lowest accepted PSNR in dB by component, for verify = numeric."
+    )
+    latent_height: int | None = Field(
+        None, gt=0, description="Latent height (image height / 8 for SD); by default the UNet's sample_size."
+    )
+    latent_width: int | None = Field(None, gt=0, description="Latent width; by default the UNet's sample_size.")
+    batch_one: bool = Field(False, description="UNet for batch 1 instead of 2 (guidance).")
+    deployment_target: Target = Field("macOS13", description="Oldest system that loads the models.")
+    safety_checker: bool = Field(True, description="Convert the safety checker where the source has one.")
+    license: str | None = Field(None, description="Licence id for the card, where the source names none.")
+    template: str | None = Field(None, description="Card template of one's own (Jinja2).")
+    compiler: Literal["auto", "portable", "apple"] = Field("auto", description="Who writes compiled bundles.")
+
+
+class Model(Settings):
+    """One source and its destination."""
+
+    source: str = Field(description="Folder, Hub repo id, hf:ORG/NAME or git+URL.")
+    to: str | None = Field(None, description="Destination OWNER/NAME; by default <you>/coreml-<name>-palettized.")
+    name: str | None = Field(None, description="ORG/NAME that a local source is known by.")
+    revision: str | None = Field(None, description="Branch, tag or commit of the source.")
+
+
+class Config(Model):
+    """Everything that decides what is made: one model of a file, with flags applied."""
+
+    @property
+    def latent(self) -> tuple[int, int] | None:
+        """(height, width) in latent pixels, or None for the UNet's own."""
+        if self.latent_height is None and self.latent_width is None:
+            return None
+        if self.latent_height is None or self.latent_width is None:
+            raise ConfigError("Only one of latent height and width is given.", hint="Give both, or neither.")
+        return self.latent_height, self.latent_width
+
+    @property
+    def batch(self) -> int:
+        """Rows of the UNet's inputs."""
+        return 1 if self.batch_one else 2
+
+
+class File(Settings):
+    """A hubpub.toml."""
+
+    models: tuple[Mapping[str, Any], ...] = ()
+
+
+def read_file(path: Path | None, folder: Path) -> tuple[dict[str, Any], ...]:
+    """The models of a config file, each as settings not yet checked; one empty mapping where there is no file.
+
+    Without `path`, hubpub.toml and then [tool.hubpub] of pyproject.toml are looked for in `folder`.
+    """
+    table = _table(path, folder)
+    if table is None:
+        return ()
+    shared = {key: value for key, value in table.items() if key != "models"}
+    models = table.get("models", [])
+    if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
+        raise ConfigError(f"`models` in {FILE} is not a list of tables.", hint="Write [[models]] before each model.")
+    _validate(File, shared)
+    return tuple({**shared, **model} for model in models) or (shared,)
+
+
+def effective(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> Config:
+    """One model's settings with flags applied (those that are not None)."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    merged = {**settings, **given}
+    if "source" not in merged:
+        raise ConfigError(
+            "No source was named.", hint=f"Name a folder or a repo id, or write a {FILE} with [[models]] in it."
+        )
+    for key in ("attention", "formats"):
+        if key in merged:
+            merged[key] = tuple(dict.fromkeys(merged[key]))
+    return _validate(Config, merged)
+
+
+def _table(path: Path | None, folder: Path) -> dict[str, Any] | None:
+    if path is not None and not path.is_file():
+        raise ConfigError(f"There is no config file {path}.", hint="`hubpub init` writes one.")
+    for candidate in [path] if path else [folder / FILE, folder / "pyproject.toml"]:
+        if not candidate.is_file():
+            continue
+        try:
+            data = tomllib.loads(candidate.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{candidate} is not TOML: {error}.") from error
+        if candidate.name == "pyproject.toml":
+            data = data.get("tool", {}).get("hubpub")
+            if data is None:
+                continue
+        return data
+    return None
+
+
+def _validate(kind: type[_Kind], values: Mapping[str, Any]) -> _Kind:
+    """pydantic's verdict, as one of our sentences."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+        given = first.get("input")
+        if first["type"] == "extra_forbidden":
+            raise UnknownKey(
+                f"{place!r} is no key of {FILE}.", hint=_nearest(place, tuple(kind.model_fields))
+            ) from None
+        if first["type"] == "literal_error":
+            allowed = [word.strip(" '") for word in str(first["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+            raise UnknownVariant(
+                f"{given!r} is no known value of {place}.", hint=_nearest(str(given), allowed)
+            ) from None
+        raise ConfigError(f"{place} = {given!r} cannot be used: {first['msg'].lower()}.") from None
+
+
+def _nearest(word: str, allowed: Sequence[str]) -> str:
+    near = get_close_matches(word, allowed, n=1)
+    guess = f"Did you mean {near[0]}? " if near else ""
+    return f"{guess}Known: {', '.join(allowed)}."

@@ -1,0 +1,349 @@
+"""Plan: Config + Snapshot + Architecture → the steps, and what each makes in the repo. Pure.
+
+    export ─► fill ─► compile ─► archive
+                └──► verify ─────┘ (gates it)
+
+A component's graph and package depend only on the knobs that it hears, so variants
+share every step but those of the UNet, and the archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hubpub import architectures, graphs
+from hubpub.architectures import Architecture, Component
+from hubpub.artifact import package_stem
+from hubpub.config import Config
+from hubpub.errors import ConfigError, SourceNotFound
+from hubpub.facts import Facts
+from hubpub.source import Snapshot
+from hubpub.step import FromSource, FromStep, Input, Step
+from hubpub.steps.registry import VERSIONS
+from hubpub.variant import Variant
+from hubpub.weights import choose
+
+_MB = 1 << 20
+# Lowest PSNR in dB of a palettized package against the fp32 network, by bits; below 4 bits it is reported only.
+FLOORS: Mapping[int, float] = {16: 35.0, 8: 35.0, 6: 25.0, 4: 12.0}
+_EXPORT_NEEDS = ("torch", "coremltools", "diffusers", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A file or folder of the release, and the step (or source file) that it comes from."""
+
+    path_in_repo: str
+    given: Input
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedComponent:
+    """One component in one variant: the steps that make and check it."""
+
+    component: Component
+    attention: str | None  # None where the component does not hear it
+    export: str  # keys of steps
+    fill: str
+    verify: str | None
+    compile: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that will be done, in order; printable, and the value that is executed."""
+
+    config: Config
+    architecture: Architecture
+    variants: tuple[Variant, ...]
+    destination: str
+    steps: tuple[Step, ...]
+    targets: tuple[Target, ...]
+    components: tuple[PlannedComponent, ...]
+    verify: str  # numeric, weights or off
+
+    def step(self, key: str) -> Step:
+        """The step of that key."""
+        return next(step for step in self.steps if step.key == key)
+
+    def source_files(self, steps: Iterable[Step]) -> tuple[str, ...]:
+        """Files of the source that these steps, and the targets that are copied from it, read."""
+        inputs = [given for step in steps for given in step.inputs.values()] + [target.given for target in self.targets]
+        paths = set()
+        for given in inputs:
+            if isinstance(given, FromSource):
+                paths |= {f"{given.path}/{name}" if name else given.path for name in given.files}
+        return tuple(sorted(paths))
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for programs."""
+        return {
+            "destination": self.destination,
+            "architecture": self.architecture.name,
+            "settings": self.config.model_dump(mode="json"),
+            "verify": self.verify,
+            "steps": [
+                {
+                    "key": step.key,
+                    "kind": step.kind,
+                    "label": step.label,
+                    "inputs": sorted(step.requires()),
+                    "bytes": step.size,
+                    "memory": step.memory,
+                    "needs": list(step.needs),
+                }
+                for step in self.steps
+            ],
+            "targets": [target.path_in_repo for target in self.targets],
+        }
+
+
+def components(config: Config, facts: Facts) -> tuple[Architecture, tuple[Component, ...]]:
+    """The source's architecture, and the components of it that are wanted."""
+    architecture = architectures.detect(facts.model_index, facts.configs)
+    wanted = architectures.components_of(architecture, facts.model_index, safety_checker=config.safety_checker)
+    return architecture, wanted
+
+
+def source_files(config: Config, facts: Facts, paths: Iterable[str]) -> tuple[str, ...]:
+    """The files of the source that a plan reads: weights and tokenizer. Raises BadWeights where some are missing."""
+    paths = tuple(paths)
+    architecture, wanted = components(config, facts)
+    files: set[str] = set()
+    for component in wanted:
+        files |= set(choose(paths, folder=component.folder))
+    if _bundles(config):
+        files |= set(architecture.resources)
+    return tuple(sorted(files))
+
+
+def make_plan(
+    config: Config, facts: Facts, snapshot: Snapshot, *, destination: str, verify: str, compiler: str
+) -> Plan:
+    """The plan of one model.
+
+    `snapshot` holds (at least) `source_files`; `verify` and `compiler` are the modes
+    that config and machine have led to.
+    """
+    architecture, wanted = components(config, facts)
+    maker = _Maker(config=config, facts=facts, snapshot=snapshot, verify=verify, compiler=compiler)
+    variants = []
+    for attention in config.attention:
+        latent = _latent(config, facts)
+        variant = Variant(
+            attention=attention,
+            bits=config.bits,
+            latent=latent,
+            batch=config.batch,
+            target=config.deployment_target,
+        )
+        variants.append(variant)
+        maker.variant(variant, wanted, architecture.resources, destination.rpartition("/")[2])
+    return Plan(
+        config=config,
+        architecture=architecture,
+        variants=tuple(variants),
+        destination=destination,
+        steps=tuple(maker.steps.values()),
+        targets=tuple(maker.targets),
+        components=tuple(maker.components.values()),
+        verify=verify,
+    )
+
+
+class _Maker:
+    """Collects steps while variants are walked; the same step twice is one step."""
+
+    def __init__(self, *, config: Config, facts: Facts, snapshot: Snapshot, verify: str, compiler: str) -> None:
+        self.config, self.facts, self.snapshot = config, facts, snapshot
+        self.verify, self.compiler = verify, compiler
+        self.steps: dict[str, Step] = {}
+        self.targets: list[Target] = []
+        self.components: dict[tuple[str, str | None], PlannedComponent] = {}
+
+    def variant(self, variant: Variant, wanted: Iterable[Component], resources: Iterable[str], repo: str) -> None:
+        """Steps and targets of one attention."""
+        made = [self.component(component, variant) for component in wanted]
+        if "packages" in self.config.formats:
+            for planned in made:
+                stem = package_stem(self.snapshot.source.name, planned.component.name)
+                path = f"{variant.folder('packages')}/{stem}.mlpackage"
+                self.targets.append(Target(path_in_repo=path, given=FromStep(key=planned.fill, path="model.mlpackage")))
+        if not _bundles(self.config):
+            return
+        bundle: dict[str, Input] = {
+            f"{planned.component.coreml_name}.mlmodelc": FromStep(key=planned.compile, path="model.mlmodelc")
+            for planned in made
+            if planned.compile
+        }
+        for resource in resources:
+            bundle[resource.rpartition("/")[2]] = self.source(resource)
+        if "compiled" in self.config.formats:
+            for name, given in bundle.items():
+                self.targets.append(Target(path_in_repo=f"{variant.folder('compiled')}/{name}", given=given))
+        if "zip" in self.config.formats:
+            stem = variant.zip_stem(repo)
+            size = sum(self.steps[planned.fill].size for planned in made)
+            archive = self.add(
+                kind="archive",
+                params={"stem": stem},
+                inputs=bundle,
+                label=f"archive {variant.attention}",
+                size=size,
+                memory=60 * _MB,
+                after=tuple(planned.verify for planned in made if planned.verify),
+            )
+            self.targets.append(Target(path_in_repo=f"{stem}.zip", given=FromStep(key=archive, path="archive.zip")))
+
+    def component(self, component: Component, variant: Variant) -> PlannedComponent:
+        """export → fill → verify, compile."""
+        attention = variant.attention if "attention" in component.hears else None
+        known = self.components.get((component.name, attention))
+        if known is not None:
+            return known
+        label = component.name + (f" {attention}" if attention else "")
+        export = self.export(component, variant, label)
+        bits = variant.bits if component.palettizes else 16
+        fill = self.fill(component, export, bits, label)
+        verify = self.gate(component, export, fill, bits, label)
+        compiled = self.compile(component, fill, label) if _bundles(self.config) else None
+        planned = PlannedComponent(
+            component=component, attention=attention, export=export, fill=fill, verify=verify, compile=compiled
+        )
+        self.components[component.name, attention] = planned
+        return planned
+
+    def export(self, component: Component, variant: Variant, label: str) -> str:
+        params = architectures.export_params(
+            component,
+            self.facts.configs,
+            attention=variant.attention,
+            latent=variant.latent,
+            batch=variant.batch,
+            target=variant.target,
+        )
+        shipped = graphs.is_shipped(params)
+        return self.add(
+            kind="export",
+            params=params,
+            inputs={},
+            label=f"graph of {label}" + (" (shipped)" if shipped else ""),
+            size=3 * _MB,
+            memory=(100 if shipped else 1600) * _MB,
+            needs=() if shipped else _EXPORT_NEEDS,
+        )
+
+    def fill(self, component: Component, export: str, bits: int, label: str) -> str:
+        weights = choose((file.path for file in self.snapshot.files), folder=component.folder)
+        names = [path.removeprefix(f"{component.folder}/") for path in weights]
+        elements = _elements(self.snapshot, weights, component)
+        params = {
+            "component": component.name,
+            "bits": bits,
+            "palettizes": component.palettizes,
+            "weights": names,
+            "metadata": self.metadata(),
+        }
+        return self.add(
+            kind="fill",
+            params=params,
+            inputs={"graph": FromStep(key=export), "source": self.source(component.folder, names)},
+            label=f"{label}, {bits}-bit",
+            size=elements * bits // 8,
+            memory=350 * _MB,
+        )
+
+    def gate(self, component: Component, export: str, fill: str, bits: int, label: str) -> str | None:
+        if self.verify == "off":
+            return None
+        if self.verify == "weights":
+            step = self.steps[fill]
+            inputs = {"package": FromStep(key=fill, path="model.mlpackage"), **step.inputs}
+            params = {"component": component.name, "bits": bits, "weights": step.params["weights"]}
+            return self.add(
+                kind="readback", params=params, inputs=inputs, label=f"check weights of {label}", memory=350 * _MB
+            )
+        floor = self.config.floor.get(component.name, FLOORS.get(bits))
+        reference = fill if bits == 16 else self.fill(component, export, 16, label)
+        return self.add(
+            kind="verify",
+            params={
+                "component": component.name,
+                "bits": bits,
+                "floor": floor,
+                "floor_fp16": FLOORS[16],
+                "scheduler": dict(self.facts.scheduler),
+            },
+            inputs={
+                "package": FromStep(key=fill, path="model.mlpackage"),
+                "reference": FromStep(key=reference, path="model.mlpackage"),
+            },
+            label=f"verify {label}",
+            memory=5000 * _MB if component.name == "unet" else 2500 * _MB,
+            needs=("torch",),
+        )
+
+    def compile(self, component: Component, fill: str, label: str) -> str:
+        stem = package_stem(self.snapshot.source.name, component.name)
+        return self.add(
+            kind="compile",
+            params={"compiler": self.compiler, "stem": stem},
+            inputs={"package": FromStep(key=fill, path="model.mlpackage")},
+            label=f"compile {label}",
+            size=self.steps[fill].size // 50,  # weights are shared with the package
+            memory=250 * _MB,
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """What packages say of where they come from: from the source, nothing that changes by itself."""
+        source = self.snapshot.source
+        where = f"huggingface.co/{source.name}" if source.kind == "hub" else source.name
+        return {
+            "author": f"Please refer to the Model Card available at {where}",
+            "license": licence_text(self.config, self.facts),
+            "version": source.name,
+        }
+
+    def source(self, path: str, names: Iterable[str] = ("",)) -> FromSource:
+        files = {}
+        for name in names:
+            file = self.snapshot.file(f"{path}/{name}" if name else path)
+            if file is None:
+                raise SourceNotFound(f"The source has no {path}.", hint="Apps need it; add it to the source repo.")
+            files[name] = file.digest
+        return FromSource(path=path, files=files)
+
+    def add(self, *, label: str, **fields: Any) -> str:
+        step = Step(version=VERSIONS[fields["kind"]], label=label, **fields)
+        return self.steps.setdefault(step.key, step).key
+
+
+def licence_text(config: Config, facts: Facts) -> str:
+    """The licence's id, or the name that the source gives to one of its own ("" where it names none)."""
+    licence = config.license or facts.card.get("license") or ""
+    if licence == "other":
+        return str(facts.card.get("license_name") or licence)
+    return str(licence)
+
+
+def _bundles(config: Config) -> bool:
+    return "compiled" in config.formats or "zip" in config.formats
+
+
+def _latent(config: Config, facts: Facts) -> tuple[int, int]:
+    size = config.latent or architectures.default_latent(facts.configs)
+    if size is None:
+        raise ConfigError("The UNet's config gives no sample_size.", hint="Give --latent-height and --latent-width.")
+    return size
+
+
+def _elements(snapshot: Snapshot, weights: Iterable[str], component: Component) -> int:
+    """Parameters of a component, estimated from the size of its files (halves unless the name says otherwise)."""
+    total = 0
+    for path in weights:
+        file = snapshot.file(path)
+        total += (file.size if file else 0) // (2 if ".fp16" in path else 4)
+    share = {"vae_decoder": 0.6, "vae_encoder": 0.45}.get(component.name, 1.0)  # two components in one file
+    return int(total * share)
