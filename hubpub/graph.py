@@ -43,7 +43,8 @@ Array = npt.NDArray[Any]
 def _l2_normalize(rows: Array) -> Array:
     """Each row divided by its Euclidean norm, in fp32 (torch.nn.functional.normalize's eps)."""
     wide = rows.astype(np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12)
+    unit: Array = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12)
+    return unit
 
 
 def _negate(values: Array) -> Array:

@@ -112,6 +112,8 @@ def merge(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, An
     merged = json.loads(json.dumps(new))
     if old is None:
         return dict(merged)
+    if same_manifest(old, merged):
+        return dict(old)  # the times of another run are no reason for a commit
     kept = {name: variant for name, variant in old["variants"].items() if name not in new["variants"]}
     if not kept:
         return dict(merged)
@@ -132,7 +134,7 @@ def merge(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, An
     merged["settings"]["attention"] = [
         name for name in ATTENTIONS if any(variant.startswith(name + "/") for variant in merged["variants"])
     ]
-    return dict(merged)
+    return dict(old if same_manifest(old, merged) else merged)
 
 
 def _kept_components(old: Mapping[str, Any], kept: Iterable[str]) -> dict[str, Any]:
@@ -145,10 +147,17 @@ def _kept_components(old: Mapping[str, Any], kept: Iterable[str]) -> dict[str, A
 
 
 def same_manifest(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
-    """Equal but for what changes by itself (`run`: time, CI run)."""
-    if one is None:
-        return False
-    return {**one, "run": None} == {**other, "run": None}
+    """Equal but for what changes by itself: the run (time, CI address), and how long each step took."""
+    return one is not None and _lasting(one) == _lasting(other)
+
+
+def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    components = {
+        name: {key: value for key, value in component.items() if key != "steps"}
+        for name, component in manifest.get("components", {}).items()
+        if isinstance(component, Mapping)
+    }
+    return {**manifest, "run": None, "components": components}
 
 
 def diff(

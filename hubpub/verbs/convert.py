@@ -1,0 +1,130 @@
+"""convert: a source becomes the tree that publish uploads, verified. Config → Outcome."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hubpub.artifact import Artifact
+from hubpub.config import Config, effective
+from hubpub.execute import execute
+from hubpub.outcome import Outcome
+from hubpub.release import Release
+from hubpub.step import FromStep
+from hubpub.store import Entry, Store
+from hubpub.verbs.prepare import Prepared, Session, flags, preflight, prepare
+
+
+def convert(
+    source: str | Path,
+    *,
+    repo_id: str | None = None,
+    attention: Sequence[str] = ("original", "split_einsum_v2"),
+    bits: int = 6,
+    formats: Sequence[str] = ("packages", "compiled", "zip"),
+    out: str | Path | None = None,
+    session: Session | None = None,
+    **settings: Any,
+) -> Outcome:
+    """Convert a source to Core ML and, where `out` is given, write the tree that `publish` uploads there.
+
+    `source` is a diffusers folder, a Hub repo id, `hf:ORG/NAME` or `git+URL`; `repo_id`
+    the destination, whose name is part of the archives' names. Other settings are the
+    keys of hubpub.toml (`license`, `verify`, `latent_height`, …).
+
+    Raises the errors of `hubpub.errors`: SourceError for a source that cannot be used,
+    PreflightError before any work, StepFailed when a step fails.
+    """
+    given = {"source": str(source), "to": repo_id, "attention": attention, "bits": bits, "formats": formats, **settings}
+    session = session or Session.open()
+    prepared = prepare(effective({}, flags(given)), session, owner=None)
+    outcome = make(prepared, session, out=Path(out) if out else None)
+    if out is not None:
+        write(outcome, Path(out), session)
+    return outcome
+
+
+def make(prepared: Prepared, session: Session, *, out: Path | None = None) -> Outcome:
+    """Execute a plan; what the store has is not made again."""
+    preflight(prepared, session, out=out)
+    plan, store = prepared.plan, session.store
+    missing = prepared.missing(store)
+    folder = prepared.opened.folder(plan.source_files(missing), session.report.transfer)
+    entries = execute(
+        plan.steps, store=store, source=folder, jobs=session.jobs, memory=session.memory, report=session.report
+    )
+    return Outcome(
+        plan=plan,
+        facts=prepared.facts,
+        snapshot=prepared.snapshot,
+        artifacts=tuple(_artifacts(prepared, entries, folder)),
+        entries=entries,
+        made=frozenset(step.key for step in missing),
+        run=run_facts(),
+    )
+
+
+def release(outcome: Outcome, *, remote_manifest: Mapping[str, Any] | None) -> Release:
+    """The release of an outcome, merged with what the repo keeps. Pure but for reading the template."""
+    from hubpub.card import render
+    from hubpub.outcome import manifest
+    from hubpub.release import merge
+
+    merged = merge(manifest(outcome), remote_manifest)
+    config = outcome.plan.config
+    return Release(
+        repo_id=outcome.plan.destination,
+        artifacts=outcome.artifacts,
+        manifest=merged,
+        card=render(merged, template=Path(config.template) if config.template else None),
+        message=_message(outcome),
+    )
+
+
+def write(outcome: Outcome, out: Path, session: Session) -> None:
+    """Write an outcome's tree into a folder: exactly what publish uploads."""
+    from hubpub.destinations.folder import FolderDestination
+    from hubpub.release import diff
+
+    destination = FolderDestination(out)
+    state = destination.current()
+    made = release(outcome, remote_manifest=state.manifest if state else None)
+    destination.publish(made, state, progress=session.report.transfer)
+    del diff
+
+
+def run_facts() -> dict[str, Any]:
+    """What changes by itself from run to run: the time, and in CI the run's address."""
+    facts: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    server, repo, run = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
+    if server and repo and run:
+        facts["ci"] = f"{server}/{repo}/actions/runs/{run}"
+    return facts
+
+
+def _artifacts(prepared: Prepared, entries: Mapping[str, Entry], folder: Path) -> Iterator[Artifact]:
+    for target in prepared.plan.targets:
+        if isinstance(target.given, FromStep):
+            entry = entries[target.given.key]
+            for relative, file in entry.under(target.given.path):
+                path = f"{target.path_in_repo}/{relative}" if relative else target.path_in_repo
+                yield Artifact(path_in_repo=path, path=entry.payload / file.path, size=file.size, sha256=file.sha256)
+        else:
+            path = folder / target.given.path
+            digest = Store.digest(path)
+            yield Artifact(path_in_repo=target.path_in_repo, path=path, size=path.stat().st_size, sha256=digest)
+
+
+def _message(outcome: Outcome) -> str:
+    plan, snapshot = outcome.plan, outcome.snapshot
+    names = ", ".join(variant.attention for variant in plan.variants)
+    commit = f"@{snapshot.commit[:12]}" if snapshot.commit else ""
+    return f"{snapshot.source.name}{commit} as Core ML: {names}, {plan.config.bits}-bit"
+
+
+def configs(models: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> list[Config]:
+    """One effective config for each model of a file; flags win."""
+    return [effective(model, given) for model in models or ({},)]
