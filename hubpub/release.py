@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hubpub.artifact import CARD, MANIFEST, Artifact
@@ -183,6 +183,7 @@ def diff(
         operations.append(
             Operation(action=action, path=artifact.path_in_repo, size=artifact.size, artifact=artifact, copy_from=copy)
         )
+    operations = _settled(operations, release, remote)
     made = {artifact.path_in_repo for artifact in files}
     ours = {variant_of(path) for path in made} - {None} | set(prune)
     owned = {file["path"] for file in (remote.manifest or {}).get("files", ())}
@@ -190,6 +191,14 @@ def diff(
         if path not in made and variant_of(path) in ours and path in owned:
             operations.append(Operation(action="removed", path=path, size=file.size))
     return operations
+
+
+def _settled(operations: list[Operation], release: Release, remote: RemoteState) -> list[Operation]:
+    """A manifest that differs in `run` alone is no change when there is no other."""
+    changed = [operation for operation in operations if operation.action != "same"]
+    if [operation.path for operation in changed] != [MANIFEST] or not same_manifest(remote.manifest, release.manifest):
+        return operations
+    return [replace(operation, action="same", copy_from=None) for operation in operations]
 
 
 def is_same(artifact: Artifact, there: RemoteFile) -> bool:

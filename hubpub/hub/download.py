@@ -1,0 +1,161 @@
+"""Downloads: one file with resume across processes, and a source's files into the client's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+from huggingface_hub import get_session, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils._http import hf_raise_for_status
+from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
+
+from hubpub.errors import BadWeights, DigestMismatch
+from hubpub.hub import session
+from hubpub.source import Snapshot, SourceFile
+from hubpub.store import sha256
+
+if TYPE_CHECKING:
+    from hubpub.hub.client import Hub, Progress
+
+_BLOCK = 1 << 20
+
+
+def file(
+    hub: Hub, repo_id: str, commit: str, path: str, partial: Path, *, size: int, got: Callable[[int], None]
+) -> None:
+    """Bring a file to `partial`, going on where it ends; `got` hears of every block (negative: thrown away again).
+
+    Gives up when no byte arrives for session.PATIENCE seconds. Raises DigestMismatch
+    when the server sends more than `size` bytes; the caller checks the digest.
+    """
+    with hub.asking("fetch", repo_id, f"downloading {path}"):
+        _resume(hub, hub.file_url(repo_id, commit, path), partial, size, got)
+
+
+def _resume(hub: Hub, url: str, partial: Path, size: int, got: Callable[[int], None]) -> None:
+    pause, last_byte = 1.0, time.monotonic()
+    while True:
+        have = partial.stat().st_size if partial.exists() else 0
+        if have > size:
+            partial.unlink()
+            got(-have)
+            have = 0
+        try:
+            _receive(hub, url, partial, have, size, got)
+            return
+        except (HfHubHTTPError, httpx2.TransportError) as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code == 416 and have:
+                partial.unlink()  # the server has less than we do: not the same bytes
+                got(-have)
+                continue
+            now = partial.stat().st_size if partial.exists() else 0
+            if now > have:
+                pause, last_byte = 1.0, time.monotonic()
+            wait = session.wait_before_retry(error, pause)
+            if wait is None or time.monotonic() + wait > last_byte + session.PATIENCE:
+                raise
+        time.sleep(wait)
+        pause = min(2 * pause, 20.0)
+
+
+def _receive(hub: Hub, url: str, partial: Path, have: int, size: int, got: Callable[[int], None]) -> None:
+    """Append what is missing; raise RemoteProtocolError when the connection ends too early."""
+    if have == size and partial.exists():
+        return
+    headers = {**hub.headers(), "Accept-Encoding": "identity"}  # a compressed stream cannot be resumed
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with get_session().stream("GET", url, headers=headers) as response:
+        hf_raise_for_status(response)
+        if have and response.status_code == 200:  # the server ignores Range
+            partial.unlink()
+            got(-have)
+            have = 0
+        with partial.open("ab") as target:
+            for block in response.iter_bytes(_BLOCK):
+                have += len(block)
+                if have > size:
+                    break
+                target.write(block)
+                got(len(block))
+    if have > size:
+        raise DigestMismatch(
+            "The Hub sends more bytes than the file has.", hint="Run again; if it stays, tell the repo's owner."
+        )
+    if have < size:
+        raise httpx2.RemoteProtocolError("the connection ended too early")
+
+
+def snapshot(
+    hub: Hub, snapshot: Snapshot, wanted: Sequence[SourceFile], *, progress: Progress | None, jobs: int
+) -> Path:
+    """Files of a source in the client's cache, each checked; a wrong one is downloaded once more."""
+    total = sum(file.size for file in wanted)
+    arguments: dict[str, Any] = {"endpoint": hub.endpoint, "token": hub.token or False, "library_name": "hubpub"}
+    repo_id = snapshot.source.location
+    folder = session.patiently(
+        lambda: Path(
+            snapshot_download(
+                repo_id,
+                revision=snapshot.commit,
+                allow_patterns=[escape(file.path) for file in wanted],
+                max_workers=jobs,
+                tqdm_class=_bar(progress, total, f"downloading {repo_id}"),
+                **arguments,
+            )
+        )
+    )
+    for file in wanted:
+        if is_listed(folder / file.path, file):
+            continue
+        hf_hub_download(repo_id, file.path, revision=snapshot.commit, force_download=True, **arguments)
+        if not is_listed(folder / file.path, file):
+            raise BadWeights(
+                f"{file.path} of {repo_id} did not arrive as the Hub lists it, twice.",
+                hint="Check the network and the disk, then run again.",
+            )
+    if progress is not None:
+        progress(total, total, f"downloading {repo_id}")
+    return folder
+
+
+def is_listed(path: Path, file: SourceFile) -> bool:
+    """Whether a file has the size and digest that the snapshot tells."""
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    kind, _, digest = file.digest.partition(":")
+    return digest == (sha256(path) if kind == "sha256" else git_blob_id(path))
+
+
+def git_blob_id(path: Path) -> str:
+    """git's id of a file's content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _bar(progress: Progress | None, total: int, label: str) -> type[Any]:
+    """A progress bar class, as the client wants one, that tells `progress` instead of drawing."""
+
+    class Bar(hub_tqdm):
+        """Only the bar of finished bytes counts; the client makes one of received bytes and one of files, too."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.counts = options.get("name") == "huggingface_hub.snapshot_download"
+            self.done = 0
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            self.done += int(n or 0)
+            if progress is not None and self.counts:
+                progress(min(self.done, total), total, label)
+
+    return Bar

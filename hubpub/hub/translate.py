@@ -1,0 +1,160 @@
+"""The Hub's errors → ours, once: what went wrong in a sentence, and what to do next."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+
+import httpx2
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hubpub.errors import (
+    AccessDenied,
+    CannotWrite,
+    ConfigError,
+    Conflict,
+    FetchError,
+    HubpubError,
+    NoSpace,
+    SourceError,
+    SourceNotFound,
+    UploadFailed,
+)
+from hubpub.hub.session import TooBusy, scrub
+
+Side = Literal["source", "fetch", "write"]
+
+# What a missing thing and a failing network are called on each side.
+_MISSING: Final[dict[Side, type[HubpubError]]] = {"source": SourceNotFound, "fetch": FetchError, "write": UploadFailed}
+_FAILED: Final[dict[Side, type[HubpubError]]] = {"source": SourceError, "fetch": FetchError, "write": UploadFailed}
+_LOG_IN: Final = "log in with `hf auth login`, set HF_TOKEN or pass --token"
+# What the client and hf_xet raise. RuntimeError wraps a failed LFS upload; ValueError is a malformed answer.
+CLIENT_ERRORS: Final = (
+    HfHubHTTPError,
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    TooBusy,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
+
+@contextmanager
+def translated(side: Side, *, repo_id: str, endpoint: str, token: str | None = None, doing: str = "") -> Iterator[None]:
+    """Run calls of the Hub client; what they raise leaves as one of our errors, without anything secret.
+
+    The original is not chained, since its text and its request may hold the token; its
+    scrubbed text is a note of the new error.
+    """
+    try:
+        yield
+        return
+    except HubpubError:
+        raise
+    except CLIENT_ERRORS as error:
+        problem = explain(error, side, repo_id=repo_id, endpoint=scrub(endpoint), doing=doing)
+        problem.message = scrub(problem.message, token)
+        problem.args = (problem.message,)
+        problem.add_note(scrub(f"{type(error).__name__}: {error}", token))
+    raise problem
+
+
+def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, doing: str = "") -> HubpubError:
+    """One of our errors for one of the client's."""
+    if type(error) is RuntimeError and isinstance(error.__cause__, CLIENT_ERRORS):
+        error = error.__cause__  # the client wraps the failure of each LFS file
+    if isinstance(error, HfHubHTTPError):
+        return _answered(error, side, repo_id=repo_id, endpoint=endpoint, doing=doing)
+    failed = _FAILED[side]
+    match error:
+        case LocalTokenNotFoundError():
+            return CannotWrite("There is no token for the Hub.", hint=f"To publish, {_LOG_IN}.")
+        case OfflineModeIsEnabled() | LocalEntryNotFoundError():
+            return failed(
+                f"{repo_id} is not all here, and the Hub cannot be asked{_in(doing)}.",
+                hint="Unset HF_HUB_OFFLINE, or check the network.",
+            )
+        case TooBusy():
+            minutes = max(1, round(error.seconds / 60))
+            return failed(
+                f"The Hub limits the rate of requests and asks to wait {minutes} min{_in(doing)}.",
+                hint=f"Run the same command again in {minutes} min; what is done stays done.",
+            )
+        case httpx2.TimeoutException():
+            return failed(f"{endpoint} did not answer in time{_in(doing)}.", hint=_AGAIN)
+        case httpx2.HTTPError() | ConnectionError():
+            return failed(f"{endpoint} cannot be reached{_in(doing)} ({_short(error)}).", hint=_AGAIN)
+        case HFValidationError():
+            return ConfigError(f"{_short(error)}.", hint="A repo id is OWNER/NAME.")
+        case OSError(errno=errno.ENOSPC):
+            return NoSpace(f"The disk is full{_in(doing)}.", hint="Free some space and run again.")
+        case PermissionError() if side == "write":
+            return CannotWrite(f"The Hub's storage refused the upload to {repo_id}.", hint=f"To publish, {_LOG_IN}.")
+    return failed(f"The Hub client gave up{_in(doing)} ({_short(error)}).", hint=_AGAIN)
+
+
+def _answered(error: HfHubHTTPError, side: Side, *, repo_id: str, endpoint: str, doing: str) -> HubpubError:
+    """One of our errors for an answer that is one."""
+    match error:
+        case GatedRepoError():
+            return AccessDenied(
+                f"{repo_id} is gated: its terms must be accepted first.",
+                hint=f"Open {endpoint}/{repo_id}, accept the terms, then {_LOG_IN}.",
+            )
+        case RevisionNotFoundError():
+            return _MISSING[side](f"{repo_id} has no such revision{_in(doing)}.", hint="Check --revision.")
+        case RepositoryNotFoundError():
+            return _MISSING[side](
+                f"There is no repo {repo_id} at {endpoint}, or it is private.",
+                hint=f"Check the name; if it is private, {_LOG_IN}.",
+            )
+        case EntryNotFoundError():
+            return _MISSING[side](f"A file of {repo_id} is missing on the Hub{_in(doing)}.", hint="Run again.")
+    return _status(error, side, repo_id=repo_id, endpoint=endpoint, doing=doing)
+
+
+_AGAIN: Final = "Check the network and run the same command again; what is done stays done."
+
+
+def _status(error: HfHubHTTPError, side: Side, *, repo_id: str, endpoint: str, doing: str) -> HubpubError:
+    status = error.response.status_code
+    said = f" ({error.server_message.splitlines()[0][:200]})" if error.server_message else ""
+    if status in (401, 403):
+        if side == "write":
+            return CannotWrite(
+                f"The token may not write to {repo_id}{said}.",
+                hint=f"Use a token with write access to that repo: {_LOG_IN}.",
+            )
+        return AccessDenied(f"The token does not open {repo_id}{said}.", hint=f"To get access, {_LOG_IN}.")
+    if status in (409, 412) and side == "write":
+        return Conflict(
+            f"{repo_id} has changed while this run was publishing to it{said}.",
+            hint="Run the same command again: it starts from what is there now.",
+        )
+    if status in (402, 413, 507) and side == "write":
+        return UploadFailed(
+            f"{endpoint} has no room for this upload{said}.", hint="Free storage in the account or use another owner."
+        )
+    return _FAILED[side](f"{endpoint} answered {status}{_in(doing)}{said}.", hint=_AGAIN)
+
+
+def _in(doing: str) -> str:
+    return f" while {doing}" if doing else ""
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"

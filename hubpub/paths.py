@@ -1,0 +1,61 @@
+"""File names that others chose: which may become names of files here."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Final
+
+from hubpub.errors import UnsafeArchive
+
+# What Windows would open instead of a file.
+_DEVICES: Final = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_MAX_NAME_BYTES: Final = 255
+
+
+def check_relative(path: str) -> str:
+    """`path` if it is relative and stays below its folder on every system; UnsafeArchive if not.
+
+    Refused are: absolute paths, `..`, `.` and empty parts, backslashes, drive letters and
+    streams (`:`), control characters, names of Windows' devices, names that end in a dot
+    or a space, and names longer than file systems take.
+    """
+    for part in path.split("/"):
+        if (
+            part in ("", ".", "..")
+            or any(character in part for character in '\\:<>"|?*')
+            or any(unicodedata.category(character) in ("Cc", "Cs", "Co", "Cf", "Zl", "Zp") for character in part)
+            or part[-1] in ". "
+            or _DEVICES.fullmatch(part)
+            or len(part.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES
+        ):
+            raise UnsafeArchive(
+                f"The name {path!r} would not stay a file of its folder.", hint="Tell the owner of the repo."
+            )
+    return path
+
+
+def check_all(paths: Iterable[str]) -> None:
+    """Every path is safe, no two are one file where case and composition do not count, none is below a file."""
+    files: dict[str, str] = {}
+    for path in paths:
+        key = folded(check_relative(path))
+        if key in files:
+            raise UnsafeArchive(
+                f"{path!r} and {files[key]!r} would be the same file here.", hint="Tell the owner of the repo."
+            )
+        files[key] = path
+    for key, path in files.items():
+        above = key.rpartition("/")[0]
+        while above:
+            if above in files:
+                raise UnsafeArchive(
+                    f"{files[above]!r} is a file, and {path!r} is in it.", hint="Tell the owner of the repo."
+                )
+            above = above.rpartition("/")[0]
+
+
+def folded(path: str) -> str:
+    """The same for names that a file system may take for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
