@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hubpub.artifact import Artifact
-from hubpub.config import Config, effective
+from hubpub.card import render
+from hubpub.config import effective
+from hubpub.destinations import Receipt, release_files
+from hubpub.destinations.folder import FolderDestination
 from hubpub.execute import execute
-from hubpub.outcome import Outcome
-from hubpub.release import Release
+from hubpub.outcome import Outcome, manifest
+from hubpub.release import Release, diff, merge
 from hubpub.step import FromStep
-from hubpub.store import Entry, Store
+from hubpub.store import Entry, sha256
 from hubpub.verbs.prepare import Prepared, Session, flags, preflight, prepare
 
 
@@ -69,10 +73,6 @@ def make(prepared: Prepared, session: Session, *, out: Path | None = None) -> Ou
 
 def release(outcome: Outcome, *, remote_manifest: Mapping[str, Any] | None) -> Release:
     """The release of an outcome, merged with what the repo keeps. Pure but for reading the template."""
-    from hubpub.card import render
-    from hubpub.outcome import manifest
-    from hubpub.release import merge
-
     merged = merge(manifest(outcome), remote_manifest)
     config = outcome.plan.config
     return Release(
@@ -84,16 +84,14 @@ def release(outcome: Outcome, *, remote_manifest: Mapping[str, Any] | None) -> R
     )
 
 
-def write(outcome: Outcome, out: Path, session: Session) -> None:
+def write(outcome: Outcome, out: Path, session: Session) -> Receipt:
     """Write an outcome's tree into a folder: exactly what publish uploads."""
-    from hubpub.destinations.folder import FolderDestination
-    from hubpub.release import diff
-
     destination = FolderDestination(out)
-    state = destination.current()
-    made = release(outcome, remote_manifest=state.manifest if state else None)
-    destination.publish(made, state, progress=session.report.transfer)
-    del diff
+    base = destination.current()
+    made = release(outcome, remote_manifest=base.manifest)
+    with tempfile.TemporaryDirectory(prefix="hubpub-") as folder:
+        operations = diff(release_files(made, Path(folder)), base)
+        return destination.deliver(made, operations, base=base, progress=session.report.transfer)
 
 
 def run_facts() -> dict[str, Any]:
@@ -114,7 +112,7 @@ def _artifacts(prepared: Prepared, entries: Mapping[str, Entry], folder: Path) -
                 yield Artifact(path_in_repo=path, path=entry.payload / file.path, size=file.size, sha256=file.sha256)
         else:
             path = folder / target.given.path
-            digest = Store.digest(path)
+            digest = sha256(path)
             yield Artifact(path_in_repo=target.path_in_repo, path=path, size=path.stat().st_size, sha256=digest)
 
 
@@ -123,8 +121,3 @@ def _message(outcome: Outcome) -> str:
     names = ", ".join(variant.attention for variant in plan.variants)
     commit = f"@{snapshot.commit[:12]}" if snapshot.commit else ""
     return f"{snapshot.source.name}{commit} as Core ML: {names}, {plan.config.bits}-bit"
-
-
-def configs(models: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> list[Config]:
-    """One effective config for each model of a file; flags win."""
-    return [effective(model, given) for model in models or ({},)]

@@ -49,7 +49,7 @@ class Session:
     store: Store
     endpoint: str | None = None
     token: str | None = None
-    source_endpoint: str | None = None  # where sources come from, if not from `endpoint`
+    separate_source: bool = False  # sources come from the client's own endpoint, not from `endpoint`
     source_token: str | None = None
     report: Reporter = field(default_factory=Quiet)
     jobs: int = field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)))
@@ -74,9 +74,7 @@ class Session:
         """The Hub that sources come from."""
         from hubpub.hub import Hub
 
-        if self.source_endpoint is None and self.source_token is None:
-            return self.hub
-        return Hub(endpoint=self.source_endpoint, token=self.source_token)
+        return Hub(endpoint=None, token=self.source_token) if self.separate_source else self.hub
 
 
 @dataclass(frozen=True, kw_only=True)

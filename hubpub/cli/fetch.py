@@ -1,0 +1,146 @@
+"""fetch, variants, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hubpub.cli import app as shared
+from hubpub.cli import settings
+
+Repo = Annotated[
+    str | None, typer.Argument(help="Repo id; by default the one that hubpub.toml names.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    shared.command(app)(fetch)
+    shared.command(app)(variants)
+    shared.command(app)(verify)
+
+
+def fetch(
+    repo: Repo = None,
+    variant: Annotated[str, typer.Option("--variant", help="ATTENTION/FORMAT.")] = "original/packages",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Source of the model, where hubpub.toml names several.")
+    ] = None,
+    revision: shared.Revision = None,
+    dest: Annotated[
+        Path | None, typer.Option("--dest", help="Folder to write into [default: models/<repo>_<variant>].")
+    ] = None,
+    archive: Annotated[bool, typer.Option("--zip", help="Download the archive and unpack it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be downloaded.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Download again, and remove files that do not belong.")
+    ] = False,
+    config: shared.ConfigFile = None,
+    endpoint: shared.Endpoint = None,
+    token: shared.Token = None,
+    json: shared.Json = False,
+    quiet: shared.QuietFlag = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Bring one variant back, every file checked, flat into one folder; prints that folder.
+
+    Example: hubpub fetch apple/coreml-stable-diffusion-v1-5-palettized --variant original/packages
+    """
+    from hubpub.verbs import fetch as verb
+
+    repo_id = repo or _configured(model, config)
+    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet) as session:
+        fetched = verb.run(
+            repo_id,
+            variant,
+            hub=session.hub,
+            revision=revision,
+            dest=dest,
+            archive=archive,
+            dry_run=dry_run,
+            force=force,
+            progress=session.report.transfer,
+        )
+    if json:
+        shared.print_json(fetched.to_json())
+    elif dry_run and not quiet:
+        from hubpub.cli.show import show_download
+
+        show_download(fetched)
+    else:
+        typer.echo(str(fetched.folder))
+
+
+def variants(
+    repo: Repo = None,
+    revision: shared.Revision = None,
+    config: shared.ConfigFile = None,
+    endpoint: shared.Endpoint = None,
+    token: shared.Token = None,
+    json: shared.Json = False,
+    debug: shared.Debug = False,
+) -> None:
+    """List the variants that a repo offers, with files and bytes.
+
+    Example: hubpub variants apple/coreml-stable-diffusion-2-1-base-palettized
+    """
+    from hubpub.report import human, table
+    from hubpub.verbs import fetch as verb
+
+    with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
+        offers = verb.variants(repo or _configured(None, config), hub=session.hub, revision=revision)
+    if json:
+        shared.print_json([{"variant": offer.name, "files": len(offer.files), "bytes": offer.size} for offer in offers])
+        return
+    rows = [{"variant": offer.name, "files": str(len(offer.files)), "size": human(offer.size)} for offer in offers]
+    typer.echo(table(rows, right=frozenset({"files", "size"})))
+
+
+def verify(
+    target: Annotated[str, typer.Argument(help="A folder that was converted or fetched, or a repo id.")],
+    revision: shared.Revision = None,
+    endpoint: shared.Endpoint = None,
+    token: shared.Token = None,
+    json: shared.Json = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Check a release again: every digest, the structure, which bundle belongs to which package, what apps need.
+
+    Example: hubpub verify models/coreml-openjourney-v4-palettized_original_packages
+    """
+    from hubpub.errors import FindingsError
+    from hubpub.verbs import verify as verb
+
+    with settings.session(endpoint=endpoint, token=token, quiet=json) as session:
+        found = verb.check(target, session=session, revision=revision)
+    wrong = [finding for finding in found.findings if finding.severity == "error"]
+    if json:
+        shared.print_json(found.to_json())
+    else:
+        for finding in found.findings:
+            typer.echo(f"{finding.severity}: {finding.path}: {finding.sentence}", err=True)
+        typer.echo(found.summary)
+    if wrong:
+        raise FindingsError(
+            f"{len(wrong)} findings in {target}.", findings=[f"{finding.path}: {finding.sentence}" for finding in wrong]
+        )
+
+
+def _configured(model: str | None, config: Path | None) -> str:
+    """The destination that the config file names."""
+    from hubpub.config import read_file
+    from hubpub.errors import ConfigError
+
+    listed: list[Any] = [entry for entry in read_file(config, Path.cwd()) if entry.get("to")]
+    if model is not None:
+        listed = [entry for entry in listed if model in (entry.get("source"), entry["to"])]
+    if len(listed) == 1:
+        return str(listed[0]["to"])
+    if not listed:
+        raise ConfigError(
+            "No repo was named.", hint="Name one, or write hubpub.toml with `to` under [[models]] (see --model)."
+        )
+    names = ", ".join(str(entry["to"]) for entry in listed)
+    raise ConfigError(f"The config file names several repos: {names}.", hint="Choose one with --model.")

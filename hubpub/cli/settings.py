@@ -1,0 +1,76 @@
+"""From options to settings and sessions: the one place where flags get the names of hubpub.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubpub.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hubpub.config import Config
+    from hubpub.verbs.prepare import Session
+
+
+def flags(**given: Any) -> dict[str, Any]:
+    """Options as settings: what was not given is left out."""
+    settings = {key: value for key, value in given.items() if value is not None}
+    if settings.pop("no_safety_checker", False):
+        settings["safety_checker"] = False
+    if "floor" in settings:
+        settings["floor"] = dict(_floor(text) for text in settings["floor"])
+    if "template" in settings:
+        settings["template"] = str(settings["template"])
+    return settings
+
+
+def models(source: str | None, config: Path | None, given: Mapping[str, Any]) -> list[Config]:
+    """What a command works on: the source that was named, else the models of the config file."""
+    from hubpub.config import effective, read_file
+
+    listed = read_file(config, Path.cwd())
+    if source is None:
+        if len(listed) > 1 and "to" in given:
+            raise ConfigError(
+                "--to names one repo, and the config file lists several models.", hint="Name the source as well."
+            )
+        return [effective(model, given) for model in listed or ({},)]
+    found = next((model for model in listed if model.get("source") == source), {})
+    return [effective(found, {**given, "source": source})]
+
+
+@contextmanager
+def session(
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+    jobs: int | None = None,
+    memory: float | None = None,
+    quiet: bool = False,
+) -> Iterator[Session]:
+    """A session for one command; `--endpoint local` starts the embedded Hub for as long as it lasts."""
+    from hubpub.report import reporter
+    from hubpub.verbs.prepare import Session
+
+    with ExitStack() as stack:
+        report = stack.enter_context(reporter(quiet=quiet))
+        given: dict[str, Any] = {"endpoint": endpoint, "token": token}
+        if endpoint == "local":
+            from hubpub.localhub import default_root, running
+
+            hub = stack.enter_context(running(default_root()))
+            # Sources still come from the real Hub, with the user's own token; the embedded one has its own.
+            given = {"endpoint": hub.endpoint, "token": hub.token, "separate_source": True, "source_token": token}
+        yield Session.open(report=report, jobs=jobs, memory=int(memory * 1e9) if memory is not None else None, **given)
+
+
+def _floor(text: str) -> tuple[str, float]:
+    component, equals, value = text.partition("=")
+    try:
+        return component, float(value)
+    except ValueError:
+        raise ConfigError(
+            f"--floor {text!r} is not COMPONENT=DB.", hint="For example --floor unet=30." if not equals else ""
+        ) from None

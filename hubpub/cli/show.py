@@ -1,0 +1,59 @@
+"""Receipts and listings for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hubpub.destinations import changes
+from hubpub.report import human, table
+
+if TYPE_CHECKING:
+    from hubpub.verbs.publish import Published
+
+
+def show_published(published: Published) -> None:
+    """What a publish did (or, dry, would do), and what to do next."""
+    receipt = published.receipt
+    changed = changes(published.operations)
+    same = len(published.operations) - len(changed)
+    if published.dry_run:
+        _show_dry_run(published)
+        return
+    if receipt.nothing_to_do:
+        typer.echo(f"Nothing to do: {receipt.repo_id} already holds this release ({same} files).")
+    else:
+        sent = "" if receipt.sent_bytes is None else f"{human(receipt.sent_bytes)} sent, "
+        typer.echo(
+            f"Published {len(changed)} files to {receipt.repo_id} in one commit ({sent}{same} were there already)."
+        )
+        if receipt.tag:
+            typer.echo(f"Tagged {receipt.tag}.")
+    typer.echo(receipt.pull_request or receipt.url)
+
+
+def _show_dry_run(published: Published) -> None:
+    changed = changes(published.operations)
+    about = "about " if published.steps_to_do else ""
+    rows = [
+        {"change": operation.action, "path": operation.path, "size": about + human(operation.size)}
+        for operation in changed
+    ]
+    if rows:
+        typer.echo(table(rows, right=frozenset({"size"})))
+    if published.steps_to_do:
+        typer.echo(f"\n{len(published.steps_to_do)} steps would be made first (`hubpub plan` shows them).")
+        return
+    same = len(published.operations) - len(changed)
+    size = human(published.receipt.planned_bytes)
+    typer.echo(f"\n{len(changed)} files would change ({size} to send), {same} stay as they are.")
+
+
+def show_download(fetched: Any) -> None:
+    """What a fetch would bring."""
+    rows = [{"file": file.path, "size": human(file.size)} for file in fetched.missing]
+    if rows:
+        typer.echo(table(rows, right=frozenset({"size"})))
+    size = sum(file.size for file in fetched.missing)
+    typer.echo(f"{len(rows)} files, {human(size)}, would go to {fetched.folder}.")

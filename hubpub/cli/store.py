@@ -1,0 +1,96 @@
+"""cache: the store of finished steps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hubpub.cli import app as shared
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    cache = typer.Typer(help="The store of finished steps.", no_args_is_help=True)
+    shared.command(cache, name="ls")(listing)
+    shared.command(cache)(prune)
+    shared.command(cache)(verify)
+    app.add_typer(cache, name="cache")
+
+
+def listing(json: shared.Json = False, debug: shared.Debug = False) -> None:
+    """List the finished steps.
+
+    Example: hubpub cache ls
+    """
+    from hubpub.report import human, table
+    from hubpub.store import Store, default_root
+
+    store = Store(default_root())
+    entries = sorted(store.entries(), key=lambda entry: entry.created)
+    if json:
+        shared.print_json(
+            [
+                {
+                    "key": entry.key,
+                    "kind": entry.kind,
+                    "label": entry.label,
+                    "bytes": entry.size,
+                    "created": entry.created,
+                }
+                for entry in entries
+            ]
+        )
+        return
+    rows = [
+        {"key": entry.key[:12], "step": entry.kind, "what": entry.label, "size": human(entry.size)} for entry in entries
+    ]
+    typer.echo(table(rows, right=frozenset({"size"})) or "The store is empty.")
+    typer.echo(f"{store.root}: {len(entries)} steps, {human(sum(entry.size for entry in entries))}", err=True)
+
+
+def prune(
+    days: Annotated[int, typer.Option("--older-than", min=0, help="Keep steps younger than this many days.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Remove finished steps, and what killed runs left behind.
+
+    Example: hubpub cache prune --older-than 30 --yes
+    """
+    import shutil
+    import time
+
+    from hubpub.report import human
+    from hubpub.store import Store, default_root
+
+    store = Store(default_root())
+    limit = time.time() - days * 86400
+    old = [entry for entry in store.entries() if entry.created <= limit]
+    size = sum(entry.size for entry in old)
+    if old and not yes:
+        typer.confirm(f"Remove {len(old)} steps ({human(size)}) from {store.root}?", abort=True)
+    for folder in list(store.stale_work()):
+        shutil.rmtree(folder)
+    for entry in old:
+        store.remove(entry.key)
+    typer.echo(f"Removed {len(old)} steps, {human(size)}.")
+
+
+def verify(debug: shared.Debug = False) -> None:
+    """Read every finished step and compare it with its digests; damaged ones are removed.
+
+    Example: hubpub cache verify
+    """
+    from hubpub.errors import FindingsError
+    from hubpub.store import Store, default_root
+
+    store = Store(default_root())
+    entries = list(store.entries())
+    damaged = [(entry, wrong) for entry in entries if (wrong := store.damage(entry))]
+    for entry, wrong in damaged:
+        typer.echo(f"{entry.label} ({entry.key[:12]}): {wrong}; removed", err=True)
+        store.remove(entry.key)
+    typer.echo(f"{len(entries)} steps read, {len(damaged)} damaged.")
+    if damaged:
+        raise FindingsError(f"{len(damaged)} steps of the store were damaged.", hint="They are made again when needed.")

@@ -1,0 +1,224 @@
+"""publish: a source, or a folder that convert made, becomes one commit. Config → Receipt."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubpub.artifact import CARD, MANIFEST, Artifact, check_repo_id
+from hubpub.config import Config, effective
+from hubpub.destinations import Receipt, changes, planned_bytes, release_files, tally
+from hubpub.destinations.hub import HubDestination
+from hubpub.errors import ConfigError, DigestMismatch, SourceNotFound
+from hubpub.outcome import Outcome
+from hubpub.release import Operation, Release, RemoteState, diff, merge, parse_manifest
+from hubpub.verbs.convert import make, release
+from hubpub.verbs.prepare import Prepared, Session, flags, prepare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """How a release is delivered."""
+
+    dry_run: bool = False
+    create_pr: bool = False
+    branch: str | None = None
+    private: bool = False
+    tag: str | None = None
+    prune: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One model's receipt, and the operations that led to it (steps not made yet, in a dry run)."""
+
+    receipt: Receipt
+    operations: tuple[Operation, ...]
+    dry_run: bool = False
+    steps_to_do: tuple[str, ...] = ()
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the repo already holds this release."""
+        return self.receipt.nothing_to_do
+
+    def to_json(self) -> dict[str, Any]:
+        """The receipt for programs."""
+        receipt = self.receipt
+        return {
+            "repo_id": receipt.repo_id,
+            "url": receipt.url,
+            "commit": receipt.commit,
+            "pull_request": receipt.pull_request,
+            "tag": receipt.tag,
+            "nothing_to_do": receipt.nothing_to_do,
+            "dry_run": self.dry_run,
+            "planned_bytes": receipt.planned_bytes,
+            "sent_bytes": receipt.sent_bytes,
+            "counts": dict(receipt.operations),
+            "steps_to_do": list(self.steps_to_do),
+            "operations": [
+                {"action": operation.action, "path": operation.path, "bytes": operation.size}
+                for operation in changes(self.operations)
+            ],
+        }
+
+
+def publish(
+    source: str | Path | Outcome,
+    *,
+    repo_id: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+    create_pr: bool = False,
+    branch: str | None = None,
+    private: bool = False,
+    tag: str | None = None,
+    prune: bool = False,
+    session: Session | None = None,
+    **settings: Any,
+) -> Receipt:
+    """Publish a source (or an Outcome of `convert`, or a folder that it wrote) in one commit.
+
+    Settings are the keys of hubpub.toml (`attention`, `bits`, `formats`, `license`, …).
+    Readers of the repo see the old release or the new one, never a mixture.
+
+    Raises the errors of `hubpub.errors`; nothing is published when one is raised, except
+    where its sentence says otherwise.
+    """
+    session = session or Session.open(endpoint=endpoint, token=token)
+    delivery = Delivery(dry_run=dry_run, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune)
+    if isinstance(source, Outcome):
+        return _publish_outcome(source, delivery=delivery, session=session).receipt
+    if is_converted(Path(source)):
+        return publish_folder(Path(source), repo_id=repo_id, delivery=delivery, session=session).receipt
+    config = effective({}, flags({"source": str(source), "to": repo_id, **settings}))
+    return publish_config(config, delivery=delivery, session=session).receipt
+
+
+def publish_config(config: Config, *, delivery: Delivery, session: Session) -> Published:
+    """Plan, check, make and deliver one model."""
+    owner = None
+    if config.to is None or not delivery.dry_run:
+        owner = session.hub.whoami().name  # before any work: a token is needed in the end
+    prepared = prepare(config, session, owner=owner)
+    destination = _destination(prepared.plan.destination, delivery, session)
+    base = destination.current()
+    missing = prepared.missing(session.store)
+    if delivery.dry_run and missing:
+        return _foreseen(prepared, base, session)
+    outcome = make(prepared, session)
+    made = release(outcome, remote_manifest=None if delivery.prune else base.manifest)
+    return _deliver(made, destination, base, delivery=delivery, session=session)
+
+
+def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, session: Session) -> Published:
+    """Deliver a folder that `convert` wrote, after checking every file against its manifest."""
+    manifest = parse_manifest((folder / MANIFEST).read_bytes())
+    if manifest is None:
+        raise SourceNotFound(f"{folder / MANIFEST} cannot be read.", hint="Run `hubpub convert` again.")
+    destination_id = check_repo_id(repo_id or str(manifest["repo_id"]))
+    if destination_id.rpartition("/")[2] != str(manifest["repo_id"]).rpartition("/")[2]:
+        raise ConfigError(
+            f"The folder was converted for {manifest['repo_id']}, and its archives carry that name.",
+            hint=f"Convert it with --to {destination_id}.",
+        )
+    manifest["repo_id"] = destination_id
+    artifacts = tuple(_checked(folder, manifest["files"], session))
+    destination = _destination(destination_id, delivery, session)
+    base = destination.current()
+    merged = merge(manifest, None if delivery.prune else base.manifest)
+    if merged["files"] == manifest["files"] and (folder / CARD).is_file():
+        card = (folder / CARD).read_text(encoding="utf-8")
+    else:
+        from hubpub.card import render
+
+        card = render(merged)
+    message = f"{manifest['source']['name']} as Core ML: {', '.join(manifest['settings']['attention'])}"
+    made = Release(repo_id=destination_id, artifacts=artifacts, manifest=merged, card=card, message=message)
+    return _deliver(made, destination, base, delivery=delivery, session=session)
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether a folder is one that `convert` made."""
+    return (folder / MANIFEST).is_file()
+
+
+def _publish_outcome(outcome: Outcome, *, delivery: Delivery, session: Session) -> Published:
+    destination = _destination(outcome.plan.destination, delivery, session)
+    base = destination.current()
+    made = release(outcome, remote_manifest=None if delivery.prune else base.manifest)
+    return _deliver(made, destination, base, delivery=delivery, session=session)
+
+
+def _destination(repo_id: str, delivery: Delivery, session: Session) -> HubDestination:
+    return HubDestination(
+        session.hub,
+        repo_id,
+        private=delivery.private,
+        branch=delivery.branch,
+        create_pr=delivery.create_pr,
+        tag=delivery.tag,
+    )
+
+
+def _deliver(
+    made: Release, destination: HubDestination, base: RemoteState, *, delivery: Delivery, session: Session
+) -> Published:
+    with tempfile.TemporaryDirectory(prefix="hubpub-") as folder:
+        files = release_files(made, Path(folder))
+        operations = tuple(diff(files, base, prune=_pruned(made, base) if delivery.prune else ()))
+        if delivery.dry_run:
+            receipt = _dry_receipt(made.repo_id, operations, session, base)
+        else:
+            receipt = destination.deliver(made, operations, base=base, progress=session.report.transfer)
+        return Published(receipt=receipt, operations=operations, dry_run=delivery.dry_run)
+
+
+def _dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:
+    return Receipt(
+        repo_id=repo_id,
+        url=session.hub.url(repo_id),
+        commit=base.commit,
+        operations=tally(operations),
+        planned_bytes=planned_bytes(operations),
+        sent_bytes=0,
+        nothing_to_do=not changes(operations),
+    )
+
+
+def _foreseen(prepared: Prepared, base: RemoteState, session: Session) -> Published:
+    """A dry run of what is not made yet: where files will go, with estimated sizes; their digests are not known."""
+    plan = prepared.plan
+    present = {file.path for file in base.files}
+    sizes = {step.key: step.size for step in plan.steps}
+    operations = []
+    for target in plan.targets:
+        there = any(path == target.path_in_repo or path.startswith(target.path_in_repo + "/") for path in present)
+        size = sizes.get(getattr(target.given, "key", ""), 0)
+        operations.append(Operation(action="changed" if there else "new", path=target.path_in_repo, size=size))
+    texts = (CARD, MANIFEST)
+    operations += [Operation(action="changed" if name in present else "new", path=name, size=0) for name in texts]
+    receipt = _dry_receipt(plan.destination, operations, session, base)
+    todo = tuple(step.label for step in prepared.missing(session.store))
+    return Published(receipt=receipt, operations=tuple(operations), dry_run=True, steps_to_do=todo)
+
+
+def _pruned(made: Release, base: RemoteState) -> Iterable[str]:
+    """Variants that the repo's manifest lists and this release does not."""
+    return set((base.manifest or {}).get("variants", ())) - set(made.manifest["variants"])
+
+
+def _checked(folder: Path, files: Iterable[dict[str, Any]], session: Session) -> Iterable[Artifact]:
+    for file in files:
+        path = folder / file["path"]
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            raise SourceNotFound(f"{path} is missing.", hint="Run `hubpub convert` again.")
+        if path.stat().st_size != file["size"] or session.store.digests.of(path) != file["sha256"]:
+            raise DigestMismatch(f"{path} is not the file that was converted.", hint="Run `hubpub convert` again.")
+        yield Artifact(path_in_repo=file["path"], path=path, size=file["size"], sha256=file["sha256"])
+    session.store.digests.save()
