@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -184,7 +184,7 @@ def human(size: float) -> str:
     raise AssertionError("unreachable")
 
 
-def table(rows: list[Mapping[str, str]], *, right: frozenset[str] = frozenset()) -> str:
+def table(rows: Sequence[Mapping[str, str]], *, right: frozenset[str] = frozenset()) -> str:
     """Rows with the same keys as aligned columns under a header; no frame, so that it can be piped."""
     if not rows:
         return ""

@@ -108,7 +108,9 @@ class BlobWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -141,7 +143,9 @@ class BlobReader:
         if sentinel != _SENTINEL or number not in _BY_NUMBER:
             raise BadPackage(f"There is no blob at offset {offset} of {self.path}.")
         if start + size > len(self._map):
-            raise BadPackage(f"The blob at offset {offset} reaches beyond the end of {self.path}: the file is truncated.")
+            raise BadPackage(
+                f"The blob at offset {offset} reaches beyond the end of {self.path}: the file is truncated."
+            )
         return _BY_NUMBER[number][0], size, start
 
     def read(self, offset: int) -> memoryview:

@@ -31,20 +31,28 @@ def read_model(package: Path) -> schema.Model:
 
     Raises BadPackage when the folder, its manifest or the protobuf is not whole.
     """
+    return parse_model(read_model_bytes(package), name=str(package))
+
+
+def read_model_bytes(package: Path) -> bytes:
+    """The model.mlmodel of a .mlpackage as it lies there; raises BadPackage when there is none."""
     if not package.is_dir():
-        raise BadPackage(f"{package} is not a Core ML package.", hint="A .mlpackage is a folder with a Manifest.json in it.")
+        raise BadPackage(
+            f"{package} is not a Core ML package.", hint="A .mlpackage is a folder with a Manifest.json in it."
+        )
     path = package / _model_path(package)
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError:
         raise BadPackage(f"{package} has no {path.name}.", hint="Fetch or build the package again.") from None
-    return parse_model(data, name=str(package))
 
 
 def parse_model(data: bytes, *, name: str) -> schema.Model:
     """Parse the bytes of a model.mlmodel; `name` is for the error's sentence."""
     if data.startswith(b"version https://git-lfs"):
-        raise BadPackage(f"{name} holds a git-LFS pointer instead of the model.", hint="Run `git lfs pull`, or fetch it again.")
+        raise BadPackage(
+            f"{name} holds a git-LFS pointer instead of the model.", hint="Run `git lfs pull`, or fetch it again."
+        )
     model = schema.Model()
     try:
         model.ParseFromString(data)
@@ -93,7 +101,9 @@ def _model_path(package: Path) -> Path:
         manifest = json.loads((package / MANIFEST).read_text(encoding="utf-8"))
         entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
     except FileNotFoundError:
-        raise BadPackage(f"{package} has no Manifest.json.", hint="A .mlpackage is a folder with a Manifest.json in it.") from None
+        raise BadPackage(
+            f"{package} has no Manifest.json.", hint="A .mlpackage is a folder with a Manifest.json in it."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadPackage(f"{package} has a Manifest.json that cannot be read.") from error
     path = Path("Data") / str(entry)

@@ -111,9 +111,8 @@ def _artifacts(prepared: Prepared, entries: Mapping[str, Entry], folder: Path) -
                 path = f"{target.path_in_repo}/{relative}" if relative else target.path_in_repo
                 yield Artifact(path_in_repo=path, path=entry.payload / file.path, size=file.size, sha256=file.sha256)
         else:
-            path = folder / target.given.path
-            digest = sha256(path)
-            yield Artifact(path_in_repo=target.path_in_repo, path=path, size=path.stat().st_size, sha256=digest)
+            here = folder / target.given.path
+            yield Artifact(path_in_repo=target.path_in_repo, path=here, size=here.stat().st_size, sha256=sha256(here))
 
 
 def _message(outcome: Outcome) -> str:
