@@ -48,7 +48,8 @@ def render(manifest: Mapping[str, Any], *, template: Path | None = None) -> str:
     try:
         body = environment(*own).get_template(name).render(view(manifest))
     except JinjaError as error:
-        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        number = getattr(error, "lineno", None)
+        line = f", line {number}" if number else ""
         raise TemplateError(
             f"The template {name}{line} does not render: {error}.", hint="Names that it can use: see docs/card.md."
         ) from error

@@ -160,7 +160,9 @@ def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, "run": None, "components": components}
 
 
-def diff(files: Iterable[Artifact], remote: RemoteState, *, prune: Iterable[str] = ()) -> list[Operation]:
+def diff(
+    release: Release, files: Iterable[Artifact], remote: RemoteState, *, prune: Iterable[str] = ()
+) -> list[Operation]:
     """What one commit has to do: pure.
 
     `files` are all files of the release (artifacts, card, manifest). Removed are

@@ -28,8 +28,9 @@ def compile_packages(
     Example: hubpub compile Unet.mlpackage -o Resources
     """
     from hubpub import compile_package
+    from hubpub.variant import choose
 
-    bundles = [compile_package(package, out, compiler=compiler) for package in packages]
+    bundles = [compile_package(package, out, compiler=choose("compiler", compiler, COMPILERS)) for package in packages]
     if json:
         shared.print_json([str(bundle) for bundle in bundles])
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 from hubpub.artifact import Artifact
 from hubpub.card import render
 from hubpub.config import effective
-from hubpub.destinations import Receipt, release_files
+from hubpub.destinations import Receipt, send
 from hubpub.destinations.folder import FolderDestination
 from hubpub.execute import execute
 from hubpub.outcome import Outcome, manifest
-from hubpub.release import Release, diff, merge
+from hubpub.release import Release, merge
 from hubpub.step import FromStep
 from hubpub.store import Entry, sha256
 from hubpub.verbs.prepare import Prepared, Session, flags, preflight, prepare
@@ -89,9 +88,7 @@ def write(outcome: Outcome, out: Path, session: Session) -> Receipt:
     destination = FolderDestination(out)
     base = destination.current()
     made = release(outcome, remote_manifest=base.manifest)
-    with tempfile.TemporaryDirectory(prefix="hubpub-") as folder:
-        operations = diff(release_files(made, Path(folder)), base)
-        return destination.deliver(made, operations, base=base, progress=session.report.transfer)
+    return send(destination, made, base=base, progress=session.report.transfer)
 
 
 def run_facts() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 from hubpub.artifact import CARD, MANIFEST, Artifact, check_repo_id
 from hubpub.config import Config, effective
-from hubpub.destinations import Receipt, changes, planned_bytes, release_files, tally
+from hubpub.destinations import Receipt, changes, laid_out, planned_bytes, tally
 from hubpub.destinations.hub import HubDestination
 from hubpub.errors import ConfigError, DigestMismatch, SourceNotFound
 from hubpub.outcome import Outcome
-from hubpub.release import Operation, Release, RemoteState, diff, merge, parse_manifest
+from hubpub.release import Operation, Release, RemoteState, merge, parse_manifest
 from hubpub.verbs.convert import make, release
 from hubpub.verbs.prepare import Prepared, Session, flags, prepare
 
@@ -169,14 +168,13 @@ def _destination(repo_id: str, delivery: Delivery, session: Session) -> HubDesti
 def _deliver(
     made: Release, destination: HubDestination, base: RemoteState, *, delivery: Delivery, session: Session
 ) -> Published:
-    with tempfile.TemporaryDirectory(prefix="hubpub-") as folder:
-        files = release_files(made, Path(folder))
-        operations = tuple(diff(files, base, prune=_pruned(made, base) if delivery.prune else ()))
+    prune = _pruned(made, base) if delivery.prune else ()
+    with laid_out(made, base, prune=prune) as operations:
         if delivery.dry_run:
             receipt = _dry_receipt(made.repo_id, operations, session, base)
         else:
             receipt = destination.deliver(made, operations, base=base, progress=session.report.transfer)
-        return Published(receipt=receipt, operations=operations, dry_run=delivery.dry_run)
+        return Published(receipt=receipt, operations=tuple(operations), dry_run=delivery.dry_run)
 
 
 def _dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:
