@@ -22,9 +22,8 @@ class Receipt:
     """What became of a release.
 
     `operations` counts lines by action (`new`, `changed`, `same`, `removed`) and, of those,
-    `copied` (bytes that the repo had under another path). `planned_bytes` is what a first
-    upload of the new bytes would send; `sent_bytes` what left this machine (of xet, as
-    hf_xet reports it; None where nobody tells).
+    `copied` (bytes that the repo had under another path). `planned_bytes` is the new
+    content, each once; `sent_bytes` what left this machine (of xet, as hf_xet reports it).
     """
 
     repo_id: str
@@ -34,7 +33,7 @@ class Receipt:
     tag: str | None = None
     operations: Mapping[str, int]
     planned_bytes: int = 0
-    sent_bytes: int | None = 0
+    sent_bytes: int = 0
     nothing_to_do: bool = False
 
 

@@ -22,7 +22,7 @@ _SPARE = 64 << 20
 
 
 class FolderDestination:
-    """A folder on this machine. Files that are not ours stay, unchanged files are not touched, links are not followed."""
+    """A folder on this machine. What is not ours stays, what is unchanged is not touched, links are not followed."""
 
     def __init__(self, folder: Path, *, repo_id: str = "", digests: Digests | None = None) -> None:
         self._folder = folder

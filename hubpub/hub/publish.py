@@ -30,11 +30,11 @@ _AddOrOther = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
 @dataclass(frozen=True, kw_only=True)
 class Delivered:
-    """What `deliver` did. `sent_bytes` is None where the xet client does not tell."""
+    """What `deliver` did."""
 
     commit: str | None
     pull_request: str | None
-    sent_bytes: int | None
+    sent_bytes: int
     tagged: bool = False
 
 

@@ -1,0 +1,89 @@
+"""What was learnt of repos and folders, kept across runs: lists of files by commit, where branches stood, what was fetched.
+
+<root>/repos/<endpoint and repo>/<commit>.json    a commit never changes: its list of files and its manifest
+<root>/repos/<endpoint and repo>/refs.json        revision → commit, as last seen; used when the Hub may not be asked
+<root>/fetched/<folder>.json                      which variant a folder holds, and its files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from hubpub.release import RemoteFile, RemoteState
+
+
+class Remembered:
+    """Small files under one root. What cannot be read is not remembered; what cannot be written is not kept."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def commit(self, endpoint: str, repo_id: str, revision: str | None) -> str | None:
+        """Where a branch or tag stood when it was last seen."""
+        refs = _read(self._repo(endpoint, repo_id) / "refs.json") or {}
+        commit = refs.get(revision or "main")
+        return commit if isinstance(commit, str) else None
+
+    def state(self, endpoint: str, repo_id: str, commit: str) -> RemoteState | None:
+        """What a repo holds at a commit."""
+        data = _read(self._repo(endpoint, repo_id) / f"{_name(commit)}.json")
+        try:
+            return (
+                RemoteState(**{**data, "files": tuple(RemoteFile(**file) for file in data["files"])}) if data else None
+            )
+        except (KeyError, TypeError):  # of another version
+            return None
+
+    def keep_state(self, endpoint: str, state: RemoteState, revision: str | None) -> None:
+        """Remember a state, and that `revision` names its commit."""
+        if state.commit is None:
+            return
+        folder = self._repo(endpoint, state.repo_id)
+        path = folder / f"{_name(state.commit)}.json"
+        if not path.exists():
+            _write(path, asdict(state))
+        refs = _read(folder / "refs.json") or {}
+        if refs.get(revision or "main") != state.commit:
+            _write(folder / "refs.json", {**refs, revision or "main": state.commit})
+
+    def fetched(self, folder: Path) -> Mapping[str, Any] | None:
+        """What `keep_fetched` was told of a folder."""
+        return _read(self._folder(folder))
+
+    def keep_fetched(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Remember which variant a folder holds."""
+        if _read(self._folder(folder)) != facts:
+            _write(self._folder(folder), facts)
+
+    def _repo(self, endpoint: str, repo_id: str) -> Path:
+        return self._root / "repos" / _name(f"{endpoint}\n{repo_id}")
+
+    def _folder(self, folder: Path) -> Path:
+        return self._root / "fetched" / f"{_name(str(folder.resolve()))}.json"
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return data if isinstance(data, dict) else None
+    return None
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{uuid4().hex[:6]}.tmp")
+        temporary.write_text(json.dumps(data), encoding="utf-8")
+        temporary.replace(path)
