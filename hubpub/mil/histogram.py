@@ -1,0 +1,127 @@
+"""Names of operations in `metadata.json`: which operation set Apple says an operation is of.
+
+A histogram key is the operation in camel case, prefixed with the operation set that
+last redefined it, if that is newer than iOS 15: `SliceByIndex`, but `Ios16.conv`, in a
+program of iOS 16. Apps read these keys (Mochi Diffusion takes a UNet with
+`Ios16.einsum` for split attention). coremltools' own registry does not predict them,
+so they are a table, read off `metadata.json` files and off dumps of MLComputePlan,
+which names operations the same way (`ios18.reduce_mean`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_NUMBERS = {"ios15": 15, "ios16": 16, "ios17": 17, "ios18": 18}
+
+# operation → the operation set it is named after in a program of iOS 16, 17 and 18;
+# 15 means no prefix, 0 that nobody has seen it there.
+_SEEN: Mapping[str, tuple[int, int, int]] = {
+    "abs": (0, 17, 0),
+    "add": (16, 17, 18),
+    "atan": (0, 17, 0),
+    "avg_pool": (0, 16, 0),
+    "batch_norm": (16, 0, 18),
+    "cast": (16, 17, 18),
+    "clip": (16, 0, 0),
+    "concat": (15, 17, 18),
+    "constexpr_affine_dequantize": (16, 16, 0),
+    "constexpr_blockwise_shift_scale": (0, 0, 18),
+    "constexpr_lut_to_dense": (16, 16, 18),
+    "constexpr_sparse_to_dense": (16, 16, 0),
+    "conv": (16, 17, 18),
+    "cos": (16, 0, 0),
+    "cumsum": (0, 16, 0),
+    "einsum": (16, 0, 0),
+    "equal": (0, 17, 18),
+    "expand_dims": (15, 17, 18),
+    "fill": (0, 0, 15),
+    "fill_like": (0, 16, 0),
+    "floor_div": (0, 17, 0),
+    "gather": (16, 17, 18),
+    "gather_along_axis": (16, 0, 0),
+    "gelu": (16, 16, 0),
+    "greater": (0, 17, 0),
+    "greater_equal": (0, 0, 18),
+    "instance_norm": (0, 17, 0),
+    "layer_norm": (16, 17, 18),
+    "less": (0, 17, 0),
+    "linear": (16, 17, 18),
+    "logical_and": (0, 17, 0),
+    "logical_not": (0, 17, 0),
+    "lstm": (16, 17, 18),
+    "matmul": (16, 17, 18),
+    "max_pool": (16, 0, 0),
+    "maximum": (0, 17, 0),
+    "minimum": (0, 17, 0),
+    "mul": (16, 17, 18),
+    "pad": (15, 15, 15),
+    "pow": (16, 17, 18),
+    "range_1d": (0, 0, 15),
+    "real_div": (16, 17, 18),
+    "reduce_argmax": (0, 17, 0),
+    "reduce_mean": (16, 0, 16),
+    "reduce_sum": (16, 0, 0),
+    "relu": (16, 16, 18),
+    "reshape": (16, 17, 18),
+    "rsqrt": (16, 0, 18),
+    "scaled_dot_product_attention": (0, 0, 18),
+    "select": (0, 15, 15),
+    "shape": (0, 0, 15),
+    "sigmoid": (16, 16, 18),
+    "silu": (16, 16, 18),
+    "sin": (16, 17, 0),
+    "slice_by_index": (15, 17, 18),
+    "softmax": (16, 16, 18),
+    "split": (15, 15, 15),
+    "sqrt": (16, 17, 0),
+    "square": (16, 0, 0),
+    "squeeze": (15, 17, 18),
+    "sub": (16, 17, 18),
+    "tanh": (0, 17, 18),
+    "tile": (15, 15, 15),
+    "topk": (16, 0, 0),
+    "transpose": (15, 17, 18),
+    "upsample_bilinear": (16, 16, 16),
+    "upsample_nearest_neighbor": (15, 15, 0),
+}
+
+
+def histogram_key(operation: str, opset: str) -> tuple[str, bool]:
+    """The key of an operation type in a function of operation set `opset` (ios15 … ios18), and whether it was seen.
+
+    >>> histogram_key("slice_by_index", "ios16"), histogram_key("reduce_mean", "ios18")
+    (('SliceByIndex', True), ('Ios16.reduceMean', True))
+    """
+    number = _NUMBERS[opset]
+    if number == 15:
+        return _camel(operation, upper=True), True
+    row = _SEEN.get(operation, (0, 0, 0))
+    seen = row[number - 16]
+    version = seen or _guess(row, number)
+    if version == 15:
+        return _camel(operation, upper=True), bool(seen)
+    return f"Ios{version}.{_camel(operation, upper=False)}", bool(seen)
+
+
+def histogram(operations: Mapping[str, int], opset: str) -> dict[str, int]:
+    """Counts by operation type as counts by key, sorted by key."""
+    return dict(sorted((histogram_key(kind, opset)[0], count) for kind, count in operations.items()))
+
+
+def guessed(operations: Mapping[str, int], opset: str) -> list[str]:
+    """The keys among those that nobody has seen in Apple's output."""
+    return sorted(key for key, seen in (histogram_key(kind, opset) for kind in operations) if not seen)
+
+
+def _guess(row: tuple[int, int, int], number: int) -> int:
+    """What the neighbouring operation sets suggest; failing that, that the newest set redefined the operation."""
+    later = [version for version in row[number - 15 :] if version]
+    if later and later[0] < number:
+        return later[0]  # not redefined up to a later set, so not redefined here either
+    return 15 if number == 18 and row[1] == 15 else number  # what iOS 17 left alone, iOS 18 did too
+
+
+def _camel(operation: str, *, upper: bool) -> str:
+    first, *rest = operation.split("_")
+    return (first.capitalize() if upper else first) + "".join(part.capitalize() for part in rest)
