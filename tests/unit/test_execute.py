@@ -1,0 +1,100 @@
+"""The loop: steps run once, in order, in processes of their own; what fails says so and leaves nothing."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from hubpub.errors import StepFailed
+from hubpub.execute import execute
+from hubpub.report import Quiet
+from hubpub.step import FromSource, FromStep, Step
+from hubpub.store import Entry, Store
+
+
+class Recorder(Quiet):
+    """Remembers what was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def step_cached(self, step: Step, entry: Entry) -> None:
+        self.told.append(("cached", step.label))
+
+    def step_done(self, step: Step, entry: Entry) -> None:
+        self.told.append(("done", step.label))
+
+
+def _archive(label: str, **inputs: FromSource | FromStep) -> Step:
+    return Step(kind="archive", version=1, params={"stem": label}, inputs=inputs, label=label)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "a.bin").write_bytes(b"a" * 1000)
+    (folder / "vocab.json").write_text("{}")
+    return folder
+
+
+def _chain(source: Path) -> list[Step]:
+    first = _archive("first", models=FromSource(path="models", files={"a.bin": "sha256:1"}))
+    second = _archive("second", inner=FromStep(key=first.key, path="archive.zip"))
+    return [first, second]
+
+
+def _run(steps: list[Step], store: Store, source: Path) -> tuple[dict[str, Entry], list[tuple[str, str]]]:
+    report = Recorder()
+    return execute(steps, store=store, source=source, jobs=2, memory=1 << 30, report=report), report.told
+
+
+def test_steps_run_in_order_and_once(tmp_path: Path, source: Path) -> None:
+    store = Store(tmp_path / "store")
+    steps = _chain(source)
+    entries, told = _run(steps, store, source)
+    assert told == [("done", "first"), ("done", "second")]
+    entry = entries[steps[1].key]
+    with zipfile.ZipFile(entry.payload / "archive.zip") as outer:
+        assert outer.namelist() == ["second/inner"]
+    assert entry.measurements["peak_memory"] > 0
+    assert _run(steps, store, source)[1] == [("cached", "first"), ("cached", "second")]
+    assert list((store.root / "work").iterdir()) == []
+
+
+def test_a_damaged_entry_is_made_again(tmp_path: Path, source: Path) -> None:
+    store = Store(tmp_path / "store")
+    steps = _chain(source)
+    _run(steps, store, source)
+    (store.root / "steps" / steps[0].key[:2] / steps[0].key / "entry.json").write_text("")
+    assert _run(steps, store, source)[1] == [("cached", "second"), ("done", "first")]
+
+
+def test_a_failure_has_a_sentence_and_leaves_nothing(tmp_path: Path, source: Path) -> None:
+    store = Store(tmp_path / "store")
+    broken = _archive("broken", models=FromSource(path="models", files={"a.bin": "sha256:1"}))
+    broken = Step(**{**vars(broken), "params": {}, "label": "broken"})  # no stem
+    with pytest.raises(StepFailed, match="broken failed: KeyError"):
+        _run([broken], store, source)
+    assert store.get(broken.key) is None
+    assert list((store.root / "work").iterdir()) == []
+
+
+def test_what_was_done_before_a_failure_is_kept(tmp_path: Path, source: Path) -> None:
+    store = Store(tmp_path / "store")
+    first, second = _chain(source)
+    broken = Step(**{**{k: v for k, v in vars(second).items() if k != "key"}, "params": {}})
+    with pytest.raises(StepFailed):
+        _run([first, broken], store, source)
+    entries, told = _run([first, second], store, source)
+    assert told == [("cached", "first"), ("done", "second")]
+    assert len(entries) == 2
+
+
+def test_the_archive_is_the_same_twice(tmp_path: Path, source: Path) -> None:
+    steps = _chain(source)
+    one, _ = _run(steps, Store(tmp_path / "one"), source)
+    two, _ = _run(steps, Store(tmp_path / "two"), source)
+    assert [entry.files for entry in one.values()] == [entry.files for entry in two.values()]
