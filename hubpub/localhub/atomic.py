@@ -1,0 +1,72 @@
+"""Files that are there wholly or not at all: temporary sibling, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextlib.contextmanager
+def temporary(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file in `folder`, open for writing; gone afterwards unless somebody moved it away."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+    with path.open("xb") as file:
+        try:
+            yield path, file
+        finally:
+            file.close()
+            path.unlink(missing_ok=True)
+
+
+def publish(file: BinaryIO, path: Path, dest: Path) -> None:
+    """Give the finished temporary file its name. Content-addressed names may exist: the bytes are the same."""
+    file.flush()
+    os.fsync(file.fileno())
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    path.replace(dest)
+
+
+def write(dest: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Replace `dest` in one step."""
+    with temporary(dest.parent) as (path, file):
+        if mode is not None:
+            path.chmod(mode)
+        file.write(data)
+        publish(file, path, dest)
+    sync_folder(dest.parent)
+
+
+def write_json(dest: Path, value: Any) -> None:
+    write(dest, json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def write_once(dest: Path, data: bytes, *, mode: int) -> bytes:
+    """Make `dest` unless it is there already; the bytes that won, whoever wrote them."""
+    with temporary(dest.parent) as (path, file), contextlib.suppress(FileExistsError):
+        path.chmod(mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        os.link(path, dest)  # unlike rename, this refuses to replace
+    return dest.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,213 @@
+"""One request to the embedded Hub as its endpoints see it: who asks, for what, with which body."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from urllib.parse import urlencode
+
+from hubpub.localhub.faults import Faults
+from hubpub.localhub.refused import Refused, bad_request, gated, repo_not_found
+from hubpub.localhub.repository import Repository
+from hubpub.localhub.storage import Storage
+
+if TYPE_CHECKING:
+    from starlette.datastructures import QueryParams
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+GiB = 1 << 30
+MiB = 1 << 20
+_HOUR = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may cost, in bytes (page sizes in entries)."""
+
+    object: int = 50 * GiB  # one large file
+    xorb: int = 96 * MiB  # hf-xet sends at most 64 MiB of content in one
+    commit: int = 2 * GiB  # one commit's operations, small files included
+    small_file: int = 10 * MiB
+    json: int = 16 * MiB
+    multipart_above: int = 64 * MiB
+    part: int = 32 * MiB
+    page: int = 1000
+    expanded_page: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One request as it was handled; `received` and `sent` count body bytes. `status` is 0 where no answer left."""
+
+    method: str
+    path: str
+    query: str
+    status: int
+    received: int
+    sent: int
+    seconds: float
+    fault: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """What all requests share. `endpoint` is where the server listens, e.g. http://127.0.0.1:8765."""
+
+    storage: Storage
+    endpoint: str
+    owner: str = "me"
+    namespaces: tuple[str, ...] = ("me",)
+    limits: Limits = Limits()
+    faults: Faults = field(default_factory=Faults)
+    seen: list[Seen] = field(default_factory=list)
+    rebuilding: threading.Lock = field(default_factory=threading.Lock)
+
+    def sign(self, *parts: object) -> str:
+        """A signature that only this data folder's server makes."""
+        return hmac.new(self.storage.key, "\n".join(map(str, parts)).encode(), sha256).hexdigest()
+
+    def signed_query(self, *parts: object) -> str:
+        """The query of a link that needs no token for an hour; `parts` say what it is for."""
+        expires = int(time.time()) + _HOUR
+        return urlencode({"expires": expires, "signature": self.sign(*parts, expires)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    name: str
+    can_write: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A request body on disk, in a temporary file that goes away unless it is given a name."""
+
+    path: Path
+    file: BinaryIO
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """`params` are the named parts of the path, unquoted; `body` is there for routes that take one in memory."""
+
+    hub: Hub
+    request: Request
+    params: Mapping[str, str]
+    user: User | None
+    body: bytes = b""
+    upload: Upload | None = None
+
+    @property
+    def query(self) -> QueryParams:
+        return self.request.query_params
+
+    @property
+    def repo_type(self) -> str:
+        return self.params.get("types", "models").removesuffix("s")
+
+    @property
+    def repo_id(self) -> str:
+        return f"{self.params['ns']}/{self.params['name']}"
+
+    @property
+    def author(self) -> str:
+        return self.user.name if self.user else self.hub.owner
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object."""
+        try:
+            value = json.loads(self.body or b"{}")
+        except ValueError as error:
+            raise bad_request(f"The body is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise bad_request("The body must be a JSON object")
+        return value
+
+    def flag(self, name: str) -> bool:
+        return self.query.get(name, "").lower() in ("1", "true")
+
+    def readable(self) -> Repository:
+        """The repo, if the caller may know of it; one that is private answers as if it were missing."""
+        try:
+            repo = self.hub.storage.repo(self.repo_id, repo_type=self.repo_type)
+            if repo.settings["private"] and not self.owns(repo):
+                raise repo_not_found()
+        except Refused as refusal:
+            if refusal.code == "RepoNotFound" and self.user is None:
+                raise Refused(401, refusal.message, code=refusal.code) from None
+            raise
+        return repo
+
+    def downloadable(self) -> Repository:
+        """The repo, if the caller may have its files."""
+        repo = self.readable()
+        settings = repo.settings
+        let_in = self.user is not None and self.user.name in settings["granted"]
+        if settings["gated"] and not self.owns(repo) and not let_in:
+            refusal = gated(self.repo_id)
+            raise refusal if self.user else Refused(401, refusal.message, code=refusal.code)
+        return repo
+
+    def writable(self) -> Repository:
+        """The repo, if the caller may change it."""
+        repo = self.readable()
+        self.may_write(self.params["ns"])
+        return repo
+
+    def may_write(self, namespace: str) -> None:
+        if self.user is None:
+            raise Refused(401, "You must be logged in to do this")
+        if not self.user.can_write:
+            raise Refused(403, "Your token has no write permission")
+        if namespace not in self.hub.namespaces:
+            raise Refused(403, f"You don't have the rights to create or change repos under the namespace {namespace}")
+
+    def owns(self, repo: Repository) -> bool:
+        return self.user is not None and repo.repo_id.partition("/")[0] in self.hub.namespaces
+
+    def signed(self, *parts: object) -> None:
+        """Refuse unless this is a link that the Hub itself made for these parts, and not long ago."""
+        expires = self.query.get("expires", "")
+        wanted = self.hub.sign(*parts, expires)
+        given = self.query.get("signature", "")
+        if not expires.isdigit() or not hmac.compare_digest(wanted.encode(), given.encode()):
+            raise Refused(403, "This link was not made by this Hub")
+        if int(expires) < time.time():
+            raise Refused(403, "This link has expired")
+
+    def web_url(self, repo: Repository) -> str:
+        """The repo's address in a browser."""
+        prefix = "" if repo.repo_type == "model" else f"{repo.repo_type}s/"
+        return f"{self.hub.endpoint}/{prefix}{repo.repo_id}"
+
+    def api_url(self, repo: Repository) -> str:
+        return f"{self.hub.endpoint}/api/{repo.repo_type}s/{repo.repo_id}"
+
+
+Body = Literal["none", "memory", "disk"]
+Handler = Callable[[Call], "Response"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """`pattern`: the path with its variable parts in braces, `{path*}` for the rest. `limit` (bytes) bounds the body.
+
+    `slow` handlers may wait for other requests to this server, so they get threads of their own.
+    """
+
+    methods: tuple[str, ...]
+    pattern: str
+    handler: Handler
+    body: Body = "none"
+    limit: Callable[[Limits], int] = lambda limits: limits.json
+    slow: bool = False

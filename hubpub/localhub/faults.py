@@ -1,0 +1,203 @@
+"""Trouble on purpose: connections cut, answers lost, bytes flipped, one rule at a time. Off unless somebody adds rules.
+
+faults = Faults(Fault(kind="lost", method="POST", path=r"/commit/"), seed=7)
+with running(root, faults=faults) as hub: ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Send
+
+Kind = Literal["refuse", "reset", "truncate", "delay", "status", "corrupt", "corrupt-upload", "stale", "lost"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One rule.
+
+    kind: `refuse` cut the connection before any answer · `reset` the answer breaks off after `at` bytes of its body ·
+    `truncate` likewise, but the connection ends in good order · `delay` by `seconds`, then go on · `status` answer
+    `status`, with Retry-After where `retry_after` is set · `corrupt` flip a bit of the answer's byte `at` ·
+    `corrupt-upload` flip a bit of the request's byte `at` · `stale` somebody else commits just before ·
+    `lost` do everything, then cut the connection instead of answering.
+    method, path: which requests (`path` is a regular expression, searched for in the path).
+    skip, times, chance: let the first `skip` pass, then hit `times` of them (None: all), each with this chance.
+    """
+
+    kind: Kind
+    method: str = "*"
+    path: str = ""
+    skip: int = 0
+    times: int | None = 1
+    chance: float = 1.0
+    at: int = 0
+    seconds: float = 0.0
+    status: int = 503
+    retry_after: int | None = None
+
+
+class Faults:
+    """The rules of one embedded Hub, and which struck; thread-safe, and the same for the same seed and requests."""
+
+    def __init__(self, *rules: Fault, seed: int = 0) -> None:
+        self._lock = threading.Lock()
+        self._random = random.Random(seed)
+        self._rules: list[Fault] = []
+        self._seen: list[int] = []
+        self._hits: list[int] = []
+        self.fired: list[tuple[Fault, str, str]] = []
+        for rule in rules:
+            self.add(rule)
+
+    def add(self, rule: Fault) -> None:
+        with self._lock:
+            self._rules.append(rule)
+            self._seen.append(0)
+            self._hits.append(0)
+
+    def clear(self) -> None:
+        """No more faults; `fired` stays."""
+        with self._lock:
+            self._rules, self._seen, self._hits = [], [], []
+
+    def pick(self, method: str, path: str) -> Fault | None:
+        """The first rule that strikes this request."""
+        with self._lock:
+            for at, rule in enumerate(self._rules):
+                if rule.method not in ("*", method) or not re.search(rule.path, path):
+                    continue
+                self._seen[at] += 1
+                spent = rule.times is not None and self._hits[at] >= rule.times
+                if spent or self._seen[at] <= rule.skip or self._random.random() >= rule.chance:
+                    continue
+                self._hits[at] += 1
+                self.fired.append((rule, method, path))
+                return rule
+        return None
+
+
+async def suffer(
+    fault: Fault,
+    handle: Callable[[Receive, Send], Awaitable[None]],
+    receive: Receive,
+    send: Send,
+    *,
+    transport: asyncio.Transport,
+    intrude: Callable[[], Awaitable[None]],
+) -> None:
+    """Handle one request under a fault. `intrude` makes the commit of somebody else."""
+    match fault.kind:
+        case "refuse":
+            _cut(transport)
+        case "delay":
+            await asyncio.sleep(fault.seconds)
+            await handle(receive, send)
+        case "status":
+            await _answer(fault, send)
+        case "stale":
+            await intrude()
+            await handle(receive, send)
+        case "corrupt":
+            await handle(receive, _flipping(send, fault.at))
+        case "corrupt-upload":
+            await handle(_flipping_receive(receive, fault.at), send)
+        case "reset" | "truncate":
+            await handle(receive, _stopping(send, fault, transport))
+        case "lost":
+            await handle(receive, _swallow)
+            _cut(transport)
+
+
+async def _answer(fault: Fault, send: Send) -> None:
+    body = json.dumps({"error": "a fault that was asked for"}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if fault.retry_after is not None:
+        headers.append((b"retry-after", str(fault.retry_after).encode()))
+    await send({"type": "http.response.start", "status": fault.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _flip(message: Any, at: int, seen: int) -> int:
+    """Flip a bit of byte `at` where this message holds it; how many bytes have passed by then."""
+    body = message.get("body", b"")
+    if seen <= at < seen + len(body):
+        changed = bytearray(body)
+        changed[at - seen] ^= 1
+        message["body"] = bytes(changed)
+    return seen + len(body)
+
+
+def _flipping(send: Send, at: int) -> Send:
+    seen = 0
+
+    async def flipping(message: Message) -> None:
+        nonlocal seen
+        if message["type"] == "http.response.body":
+            seen = _flip(message, at, seen)
+        await send(message)
+
+    return flipping
+
+
+def _flipping_receive(receive: Receive, at: int) -> Receive:
+    seen = 0
+
+    async def flipping() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen = _flip(message, at, seen)
+        return message
+
+    return flipping
+
+
+def _stopping(send: Send, fault: Fault, transport: asyncio.Transport) -> Send:
+    left = fault.at
+    stopped = False
+
+    async def stopping(message: Message) -> None:
+        nonlocal left, stopped
+        if stopped:
+            return
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        body = message.get("body", b"")
+        if len(body) <= left:
+            left -= len(body)
+            await send(message)
+            return
+        await send({"type": "http.response.body", "body": body[:left], "more_body": True})
+        stopped = True
+        if fault.kind == "truncate":
+            transport.close()
+        else:
+            await asyncio.sleep(0.05)  # let the bytes out: a reset throws away what is still on its way
+            _cut(transport)
+
+    return stopping
+
+
+async def _swallow(message: Message) -> None:
+    """An answer that nobody hears."""
+
+
+def _cut(transport: asyncio.Transport) -> None:
+    """End the connection with a reset."""
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
