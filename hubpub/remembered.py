@@ -1,4 +1,4 @@
-"""What was learnt of repos and folders, kept across runs: lists of files by commit, where branches stood, what was fetched.
+"""What was learnt of repos and folders, kept across runs: lists of files, where branches stood, what was fetched.
 
 <root>/repos/<endpoint and repo>/<commit>.json    a commit never changes: its list of files and its manifest
 <root>/repos/<endpoint and repo>/refs.json        revision → commit, as last seen; used when the Hub may not be asked
@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from filelock import FileLock
+
+from hubpub.errors import CannotWrite
 from hubpub.release import RemoteFile, RemoteState
+from hubpub.store import Digests, default_root
 
 
 class Remembered:
@@ -68,6 +72,26 @@ class Remembered:
 
     def _folder(self, folder: Path) -> Path:
         return self._root / "fetched" / f"{_name(str(folder.resolve()))}.json"
+
+
+class Memory:
+    """All that fetch keeps across runs, under HUBPUB_CACHE: what was learnt, digests of files, locks of folders."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root or default_root()
+        try:
+            (self._root / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotWrite(
+                f"The cache {self._root} cannot be written: {error.strerror}.",
+                hint="Set HUBPUB_CACHE to a folder that can.",
+            ) from error
+        self.remembered = Remembered(self._root)
+        self.digests = Digests(self._root / "digests.json")
+
+    def lock(self, folder: Path) -> FileLock:
+        """Held while a folder is written; a second process waits and then finds it done."""
+        return FileLock(self._root / "locks" / f"fetch-{_name(str(folder.resolve()))}.lock")
 
 
 def _name(text: str) -> str:

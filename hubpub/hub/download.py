@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from glob import escape
@@ -19,6 +18,7 @@ from hubpub.errors import BadWeights, DigestMismatch
 from hubpub.hub import session
 from hubpub.source import Snapshot, SourceFile
 from hubpub.store import sha256
+from hubpub.transfer import git_blob_id
 
 if TYPE_CHECKING:
     from hubpub.hub.client import Hub, Progress
@@ -131,15 +131,6 @@ def is_listed(path: Path, file: SourceFile) -> bool:
         return False
     kind, _, digest = file.digest.partition(":")
     return digest == (sha256(path) if kind == "sha256" else git_blob_id(path))
-
-
-def git_blob_id(path: Path) -> str:
-    """git's id of a file's content."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _bar(progress: Progress | None, total: int, label: str) -> type[Any]:
