@@ -138,6 +138,12 @@ def match_names(available: Iterable[str], wanted: Iterable[str]) -> dict[str, st
     return found
 
 
+def ignored_names(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Those of `names` that one of the regular expressions matches wholly, as they are or in canonical()'s spelling."""
+    expressions = [re.compile(pattern) for pattern in patterns]
+    return {name for name in names if any(e.fullmatch(name) or e.fullmatch(canonical(name)) for e in expressions)}
+
+
 class Weights(Mapping[str, npt.NDArray[Any]]):
     """The tensors of a component's weight files, by the names the files give them.
 

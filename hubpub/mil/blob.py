@@ -81,17 +81,18 @@ class BlobWriter:
         self._end = _HEADER.size
         self.count = 0
 
-    def add(self, dtype: int, data: npt.ArrayLike | bytes | memoryview) -> int:
+    def add(self, dtype: int, data: npt.ArrayLike | bytes | memoryview, *, padding: int = 0) -> int:
         """Append one blob of MIL data type `dtype`; returns the offset of its record.
 
         `data` is written as it lies in memory (C order, little-endian); sub-byte
-        data comes packed, least significant bits first.
+        data comes packed, least significant bits first, and `padding` says how many
+        bits of its last byte are not used.
         """
         number, _ = BLOB_DTYPES[dtype]
         raw = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else memoryview(data)  # type: ignore[arg-type]
         offset = self._end
         start = offset + _RECORD.size
-        self._file.write(_RECORD.pack(_SENTINEL, number, raw.nbytes, start, 0))
+        self._file.write(_RECORD.pack(_SENTINEL, number, raw.nbytes, start, padding))
         self._file.write(raw)
         self._end = aligned(start + raw.nbytes)
         self._file.write(bytes(self._end - start - raw.nbytes))
