@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -140,6 +141,7 @@ def _one(hub: Hub, selection: Selection, group: Sequence[OfferedFile], folder: P
                 hint="Check the network (a proxy?) and run again; if it stays, tell the repo's owner.",
             )
         tally.add(-file.size)
+    _sync(partial)  # a file that looks whole after a power cut must be
     for place in group:
         target = folder / place.path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +150,7 @@ def _one(hub: Hub, selection: Selection, group: Sequence[OfferedFile], folder: P
         else:
             temporary = partial.with_name(f"{partial.name}.copy")
             clone(partial, temporary)
+            _sync(temporary)
             temporary.replace(target)
 
 
@@ -162,6 +165,11 @@ def _check_place(folder: Path, file: OfferedFile) -> None:
             raise UnsafeArchive(f"{standing} is a link, and the variant has files in it.", hint="Move it away.")
         if standing != folder and standing.exists() and not standing.is_dir():
             raise CannotWrite(f"{standing} is a file, and the variant has files in it.", hint="Move it away.")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _digest(path: Path, like: str) -> str:

@@ -22,6 +22,7 @@ from hubpub.hub import download, session
 from hubpub.hub.translate import Side, translated
 from hubpub.release import MAX_MANIFEST_BYTES, RemoteFile, RemoteState, parse_manifest
 from hubpub.source import Snapshot, Source, SourceFile
+from hubpub.store import Digests
 
 # done bytes, total bytes, what is being done
 Progress = Callable[[int, int, str], None]
@@ -128,15 +129,23 @@ class Hub:
         )
 
     def download_source(
-        self, snapshot: Snapshot, paths: Collection[str], *, progress: Progress | None = None, jobs: int = 4
+        self,
+        snapshot: Snapshot,
+        paths: Collection[str],
+        *,
+        digests: Digests | None = None,
+        progress: Progress | None = None,
+        jobs: int = 4,
     ) -> Path:
         """Bring files of a source into the client's own cache and check each; the folder of the snapshot.
+
+        With `digests`, files that have not changed since they were checked are not read again.
 
         BadWeights when a file is not what the Hub lists even after a second download.
         """
         wanted = [file for file in snapshot.files if file.path in set(paths)]
         with self.asking("source", snapshot.source.location, "downloading"):
-            return download.snapshot(self, snapshot, wanted, progress=progress, jobs=jobs)
+            return download.snapshot(self, snapshot, wanted, digests=digests, progress=progress, jobs=jobs)
 
     def read(self, repo_id: str, commit: str | None, path: str, *, limit: int, side: Side = "fetch") -> bytes:
         """A small file of a repo. FetchError when it is larger than `limit`."""

@@ -17,7 +17,7 @@ from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 from hubpub.errors import BadWeights, DigestMismatch
 from hubpub.hub import session
 from hubpub.source import Snapshot, SourceFile
-from hubpub.store import sha256
+from hubpub.store import Digests, sha256
 from hubpub.transfer import git_blob_id
 
 if TYPE_CHECKING:
@@ -77,6 +77,12 @@ def _receive(hub: Hub, url: str, partial: Path, have: int, size: int, got: Calla
             partial.unlink()
             got(-have)
             have = 0
+        offered = response.headers.get("Content-Length", "")
+        if offered.isdigit() and int(offered) != size - have:
+            raise DigestMismatch(
+                f"The answer for a file of {size} bytes has {have + int(offered)}.",
+                hint="Is there a proxy or a login page between here and the Hub?",
+            )
         with partial.open("ab") as target:
             for block in response.iter_bytes(_BLOCK):
                 have += len(block)
@@ -93,7 +99,13 @@ def _receive(hub: Hub, url: str, partial: Path, have: int, size: int, got: Calla
 
 
 def snapshot(
-    hub: Hub, snapshot: Snapshot, wanted: Sequence[SourceFile], *, progress: Progress | None, jobs: int
+    hub: Hub,
+    snapshot: Snapshot,
+    wanted: Sequence[SourceFile],
+    *,
+    digests: Digests | None,
+    progress: Progress | None,
+    jobs: int,
 ) -> Path:
     """Files of a source in the client's cache, each checked; a wrong one is downloaded once more."""
     total = sum(file.size for file in wanted)
@@ -112,25 +124,29 @@ def snapshot(
         )
     )
     for file in wanted:
-        if is_listed(folder / file.path, file):
+        if is_listed(folder / file.path, file, digests):
             continue
         hf_hub_download(repo_id, file.path, revision=snapshot.commit, force_download=True, **arguments)
-        if not is_listed(folder / file.path, file):
+        if not is_listed(folder / file.path, file, digests):
             raise BadWeights(
                 f"{file.path} of {repo_id} did not arrive as the Hub lists it, twice.",
                 hint="Check the network and the disk, then run again.",
             )
+    if digests is not None:
+        digests.save()
     if progress is not None:
         progress(total, total, f"downloading {repo_id}")
     return folder
 
 
-def is_listed(path: Path, file: SourceFile) -> bool:
-    """Whether a file has the size and digest that the snapshot tells."""
+def is_listed(path: Path, file: SourceFile, digests: Digests | None = None) -> bool:
+    """Whether a file has the size and digest that the snapshot tells; `digests` spares reading an unchanged one."""
     if not path.is_file() or path.stat().st_size != file.size:
         return False
     kind, _, digest = file.digest.partition(":")
-    return digest == (sha256(path) if kind == "sha256" else git_blob_id(path))
+    if kind != "sha256":
+        return digest == git_blob_id(path)
+    return digest == (digests.of(path) if digests is not None else sha256(path))
 
 
 def _bar(progress: Progress | None, total: int, label: str) -> type[Any]:

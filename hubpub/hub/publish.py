@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
@@ -94,17 +94,11 @@ def deliver(
     base = _prepare(hub, target, base)
     _check_tag(hub, target, None)
     revision = target.revision(hub)
-    with ExitStack() as stack:
-        meter = stack.enter_context(xet.metering(progress, _total(operations), f"uploading to {target.repo_id}"))
+    with xet.metering(progress, _total(operations), f"uploading to {target.repo_id}") as meter:
         commit = _upload_and_commit(hub, target, revision, release, operations, base)
     _read_back(hub, target, commit, operations)
-    _tag(hub, target, commit)
-    return Delivered(
-        commit=commit,
-        pull_request=_pull_request_url(hub, target),
-        sent_bytes=meter.sent,
-        tagged=target.tag is not None,
-    )
+    tagged = _tag(hub, target, commit)
+    return Delivered(commit=commit, pull_request=_pull_request_url(hub, target), sent_bytes=meter.sent, tagged=tagged)
 
 
 def _prepare(hub: Hub, target: Target, base: RemoteState) -> RemoteState:
@@ -140,9 +134,15 @@ def _upload_and_commit(
         for group in _groups(operations):
             batch = [additions[operation.path] for operation in group]
             session.patiently(
-                lambda batch=batch: hub.api.preupload_lfs_files(  # type: ignore[misc]
-                    repo_id, batch, revision=revision, create_pr=opens, free_memory=False
-                )
+                partial(
+                    hub.api.preupload_lfs_files,
+                    repo_id,
+                    batch,
+                    revision=revision,
+                    create_pr=opens,
+                    free_memory=False,
+                ),
+                patience=session.UPLOAD_PATIENCE,
             )
     prepared: list[_AddOrOther] = [_prepared(operation, additions, base) for operation in operations]
     title = f"{release.message.splitlines()[0]} {PR_MARK}" if opens else release.message.splitlines()[0]
@@ -297,9 +297,10 @@ def _tag(hub: Hub, target: Target, commit: str | None) -> bool:
     """Tag the commit, if a tag is wanted and missing; whether that was done."""
     if target.tag is None or commit is None or _check_tag(hub, target, commit):
         return False
+    name = target.tag
     with hub.asking("write", target.repo_id, "tagging"):
-        hub.api.create_tag(target.repo_id, tag=target.tag, revision=commit)
-    return True
+        session.patiently(lambda: hub.api.create_tag(target.repo_id, tag=name, revision=commit, exist_ok=True))
+    return _check_tag(hub, target, commit)  # somebody else may have made it in between
 
 
 def _open_pull_request(hub: Hub, repo_id: str) -> int | None:

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import httpx2
 from huggingface_hub import set_client_factory
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -28,8 +28,9 @@ _T = TypeVar("_T")
 TIMEOUT: Final = httpx2.Timeout(connect=15, read=120, write=120, pool=120)
 # A server that wants more than this is answered with an error instead of waiting.
 LONGEST_WAIT: Final = 90.0
-# What all retries of one call may take together.
+# How long a call, or an upload, is tried again after it first failed.
 PATIENCE: Final = 180.0
+UPLOAD_PATIENCE: Final = 900.0
 
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SECRETS: Final = (
@@ -73,14 +74,16 @@ def patiently(call: Callable[[], _T], *, patience: float = PATIENCE) -> _T:
     """The result of `call`, which must be safe to repeat: tried again after 408, 425, 429, 5xx and broken connections.
 
     Waits grow from about one second and are jittered; Retry-After is obeyed. The last
-    error is raised when `patience` seconds would be exceeded, or at once when it is not transient.
+    error is raised when `patience` seconds have passed since the first one, or at once when
+    it is not transient.
     """
-    end = time.monotonic() + patience
+    end: float | None = None
     pause = 1.0
     while True:
         try:
             return call()
-        except (HfHubHTTPError, httpx2.TransportError) as error:
+        except (HfHubHTTPError, httpx2.TransportError, ConnectionError, RuntimeError) as error:
+            end = end or time.monotonic() + patience
             wait = wait_before_retry(error, pause)
             if wait is None or time.monotonic() + wait > end:
                 raise
@@ -88,16 +91,19 @@ def patiently(call: Callable[[], _T], *, patience: float = PATIENCE) -> _T:
         pause = min(2 * pause, 20.0)
 
 
-def wait_before_retry(error: HfHubHTTPError | httpx2.TransportError, pause: float) -> float | None:
+def wait_before_retry(error: Exception, pause: float) -> float | None:
     """Seconds to wait before another attempt; None where another attempt cannot help."""
-    if isinstance(error, httpx2.TransportError):
-        if isinstance(error, httpx2.UnsupportedProtocol | httpx2.ProxyError):
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client wraps the failure of each LFS file
+    if isinstance(error, HfHubHTTPError):
+        if error.response.status_code not in _TRANSIENT:
             return None
+        asked = _asked_wait(error.response)
+        return pause * random.uniform(0.5, 1.0) if asked is None else asked + random.uniform(0, 0.5)
+    lasting = isinstance(error, httpx2.UnsupportedProtocol | httpx2.ProxyError | OfflineModeIsEnabled)
+    if isinstance(error, httpx2.TransportError | ConnectionError) and not lasting:
         return pause * random.uniform(0.5, 1.0)
-    if error.response.status_code not in _TRANSIENT:
-        return None
-    asked = _asked_wait(error.response)
-    return pause * random.uniform(0.5, 1.0) if asked is None else asked + random.uniform(0, 0.5)
+    return None
 
 
 def scrub(text: str, *secrets: str | None) -> str:
