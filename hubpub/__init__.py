@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hubpub import palettize, runtime
+    import hubpub.palettize as palettize
+    import hubpub.runtime as runtime
     from hubpub.mil.compiled import compile_package
     from hubpub.verbs.convert import convert
     from hubpub.verbs.fetch import fetch

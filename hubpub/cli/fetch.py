@@ -110,22 +110,17 @@ def verify(
 
     Example: hubpub verify models/coreml-openjourney-v4-palettized_original_packages
     """
-    from hubpub.errors import FindingsError
     from hubpub.verbs import verify as verb
 
     with settings.session(endpoint=endpoint, token=token, quiet=json) as session:
-        found = verb.check(target, session=session, revision=revision)
-    wrong = [finding for finding in found.findings if finding.severity == "error"]
+        verified = verb.check(target, session=session, revision=revision)
     if json:
-        shared.print_json(found.to_json())
+        shared.print_json(verified.to_json())
     else:
-        for finding in found.findings:
-            typer.echo(f"{finding.severity}: {finding.path}: {finding.sentence}", err=True)
-        typer.echo(found.summary)
-    if wrong:
-        raise FindingsError(
-            f"{len(wrong)} findings in {target}.", findings=[f"{finding.path}: {finding.sentence}" for finding in wrong]
-        )
+        for finding in verified.findings:
+            typer.echo(f"{finding.path} {finding.problem}", err=True)
+        typer.echo(verified.summary)
+    verb.raise_findings(verified)
 
 
 def _configured(model: str | None, config: Path | None) -> str:

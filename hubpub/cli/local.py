@@ -27,10 +27,14 @@ def serve(
 
     Example: hubpub hub serve --port 8765
     """
-    from hubpub.localhub import default_root
+    from hubpub.localhub import LocalHub, default_root
     from hubpub.localhub import serve as verb
 
-    verb(root or default_root(), port=port)
+    def ready(hub: LocalHub) -> None:
+        typer.echo(f"The embedded Hub is at {hub.endpoint}, its data in {hub.root}. Ctrl-C stops it.")
+        typer.echo(f"Use it from another terminal:  hubpub variants REPO --endpoint {hub.endpoint}")
+
+    verb(root or default_root(), port=port, ready=ready)
 
 
 def demo(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from hubpub.cli import app as shared
+
+if TYPE_CHECKING:
+    from hubpub.mil.compiled import Compiler
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +33,8 @@ def compile_packages(
     from hubpub import compile_package
     from hubpub.variant import choose
 
-    bundles = [compile_package(package, out, compiler=choose("compiler", compiler, COMPILERS)) for package in packages]
+    chosen = cast("Compiler", choose("compiler", compiler, ("auto", "portable", "apple")))
+    bundles = [compile_package(package, out, compiler=chosen) for package in packages]
     if json:
         shared.print_json([str(bundle) for bundle in bundles])
     else:

@@ -24,9 +24,9 @@ def show_published(published: Published) -> None:
     if receipt.nothing_to_do:
         typer.echo(f"Nothing to do: {receipt.repo_id} already holds this release ({same} files).")
     else:
-        sent = "" if receipt.sent_bytes is None else f"{human(receipt.sent_bytes)} sent, "
+        sent = human(receipt.sent_bytes)
         typer.echo(
-            f"Published {len(changed)} files to {receipt.repo_id} in one commit ({sent}{same} were there already)."
+            f"Published {len(changed)} files to {receipt.repo_id} in one commit ({sent} sent, {same} unchanged)."
         )
         if receipt.tag:
             typer.echo(f"Tagged {receipt.tag}.")
