@@ -42,6 +42,15 @@ _COMPARED_INLINE = frozenset(
     {schema.FLOAT16, schema.FLOAT32, schema.INT32, schema.INT8, schema.UINT32, schema.BOOL, schema.STRING}
 )
 _COMPARED_CONSTEXPR = frozenset({"constexpr_affine_dequantize", "constexpr_lut_to_dense", "constexpr_sparse_to_dense"})
+# Which operand of a compression operation is the weight itself.
+_DATA_OPERANDS = {
+    "constexpr_affine_dequantize": "quantized_data",
+    "constexpr_lut_to_dense": "indices",
+    "constexpr_lut_to_sparse": "indices_nonzero_data",
+    "constexpr_sparse_to_dense": "nonzero_data",
+    "constexpr_sparse_blockwise_shift_scale": "nonzero_data",
+    "constexpr_blockwise_shift_scale": "data",
+}
 _COMPARED_PALETTE_BITS = frozenset({2, 4, 6, 8})
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_@]*")
 # Words of MIL text: a value of such a name cannot be read back by Core ML.
@@ -177,24 +186,40 @@ def _constant(operation: schema.Operation, counts: FunctionSurvey, found: Survey
 
 def _compressed(operation: schema.Operation, counts: FunctionSurvey, found: Survey) -> None:
     """What a constexpr_* operation says about how weights are stored; only its data counts, not scales or palettes."""
-    kind, attributes = operation.type, operation.attributes
+    kind = operation.type
     if kind not in _COMPARED_CONSTEXPR or operation.inputs:
         found.unverified.add("the compression operations of iOS 18")
-    if kind == "constexpr_affine_dequantize" and _in_file(attributes, "quantized_data"):
-        counts.storage.add(PRECISIONS[attributes["quantized_data"].type.tensorType.dataType])
-    elif kind == "constexpr_sparse_to_dense" and _in_file(attributes, "nonzero_data"):
+    data = _operand(operation, _DATA_OPERANDS.get(kind, "data"))
+    if data is None or data.WhichOneof("value") != "blobFileValue":
+        return
+    if kind.startswith("constexpr_sparse"):
         counts.storage.add("Sparse")
-    elif kind == "constexpr_lut_to_dense" and _in_file(attributes, "indices") and "lut" in attributes:
-        sizes = dimensions(attributes["lut"].type.tensorType)
-        colors = math.prod(size or 1 for size in sizes[-2:]) if len(sizes) > 1 else (sizes[0] if sizes else 1) or 1
-        bits = max(1, math.ceil(math.log2(colors)))
+    elif kind.startswith("constexpr_lut"):
+        bits = _palette_bits(_operand(operation, "lut"))
         counts.storage.add(f"Palettized ({bits} bits)")
         if bits not in _COMPARED_PALETTE_BITS:
             found.unverified.add(f"the name of {bits}-bit palettes in metadata.json")
+    elif data.type.tensorType.dataType in PRECISIONS:
+        counts.storage.add(PRECISIONS[data.type.tensorType.dataType])
 
 
-def _in_file(attributes: Mapping[str, schema.Value], key: str) -> bool:
-    return key in attributes and attributes[key].WhichOneof("value") == "blobFileValue"
+def _palette_bits(lut: schema.Value | None) -> int:
+    """Bits per index of a palette: [colors] up to iOS 17, [..., colors, vector] from iOS 18."""
+    sizes = dimensions(lut.type.tensorType) if lut is not None else ()
+    colors = sizes[-2] if len(sizes) > 1 else sizes[0] if sizes else None
+    if not colors:
+        raise BadPackage("The model has a palettized weight without a palette.")
+    return max(1, math.ceil(math.log2(colors)))
+
+
+def _operand(operation: schema.Operation, key: str) -> schema.Value | None:
+    """A value given to an operation directly: as an attribute (up to iOS 17) or an argument (from iOS 18)."""
+    if key in operation.attributes:
+        return operation.attributes[key]
+    if key in operation.inputs and len(operation.inputs[key].arguments) == 1:
+        bound = operation.inputs[key].arguments[0]
+        return None if bound.name else bound.value
+    return None
 
 
 def _value(value: schema.Value, found: Survey) -> None:
