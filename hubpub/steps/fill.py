@@ -65,8 +65,9 @@ def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dic
     digest = hashlib.sha256()
     with open_weights([inputs["source"] / name for name in params["weights"]]) as weights:
         constants_ = _plan(graph, weights, bits=bits, component=params["component"])
+        renamed = {constant.name: constant.palettized_name for constant in constants_ if constant.bits}
         report = _write(constants_, weights, package / WEIGHT_BIN, digest)
-    _rename(main_block(graph.model), {c.name: c.palettized_name for c in constants_ if c.bits})
+    _rename(main_block(graph.model), renamed)
     _describe(graph.model, params["metadata"])
     content = serialize(graph.model)
     (package / MODEL).write_bytes(content)
@@ -194,11 +195,8 @@ def _some(items: Sequence[str]) -> str:
 
 
 def _significant(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape without its trailing ones: a linear layer is a 1×1 convolution."""
-    sizes = list(shape)
-    while sizes and sizes[-1] == 1:
-        sizes.pop()
-    return tuple(sizes)
+    """The shape without its ones, which move no element: a linear layer is a 1×1 convolution."""
+    return tuple(size for size in shape if size != 1)
 
 
 def _shape(tensor: schema.TensorType) -> tuple[int, ...]:
