@@ -1,0 +1,39 @@
+"""Runs ML Programs on torch: `load(package).predict(inputs)`, on any machine.
+
+    model = hubpub.runtime.load("Unet.mlpackage", device="cpu", precision="fp16")
+    model.inputs, model.outputs          # Features: names, shapes, dtypes, as Core ML declares them
+    model.predict({"sample": array, ...})  # {"noise_pred": array}
+
+torch is imported by the first `load`, not by this package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hubpub.runtime.command import run_package as run_package
+    from hubpub.runtime.features import Feature as Feature
+    from hubpub.runtime.model import Model as Model
+    from hubpub.runtime.model import State as State
+    from hubpub.runtime.model import load as load
+    from hubpub.runtime.psnr import psnr as psnr
+
+__all__ = ["Feature", "Model", "State", "load", "psnr", "run_package"]
+
+_HOMES = {
+    "Feature": "features",
+    "Model": "model",
+    "State": "model",
+    "load": "model",
+    "psnr": "psnr",
+    "run_package": "command",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

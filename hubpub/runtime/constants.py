@@ -1,0 +1,157 @@
+"""Constants of a program: literals and blobs, read without copying."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hubpub.errors import BadPackage
+from hubpub.mil import schema_pb2 as schema
+from hubpub.mil.blob import BLOB_DTYPES, NUMPY_DTYPES, BlobReader
+from hubpub.mil.package import MODEL_PATH
+
+Array = npt.NDArray[Any]
+
+# Data types below a byte, as bits per element; stored packed, least significant bits first.
+SUB_BYTE = {dtype: bits for dtype, (_, bits) in BLOB_DTYPES.items() if bits < 8}
+_SIGNED_SUB_BYTE = frozenset({schema.INT4})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """A constant: its MIL data type and shape, and `read`, which gives the elements anew each time.
+
+    `read` answers an array of `shape`; for a sub-byte dtype the packed bytes, flat; for a
+    string a str (or an array of objects), for a list a list, for a dictionary a dict. A
+    blob's array looks into the mapped weight file.
+    """
+
+    dtype: int
+    shape: tuple[int, ...]
+    read: Callable[[], Any]
+    mapped: bool = False
+
+    @property
+    def packed(self) -> bool:
+        """Whether `read` answers packed bytes."""
+        return self.dtype in SUB_BYTE
+
+    def elements(self) -> Any:
+        """The elements, unpacked where they are packed."""
+        raw = self.read()
+        if not self.packed:
+            return raw
+        return unpack(raw, SUB_BYTE[self.dtype], self.shape, signed=self.dtype in _SIGNED_SUB_BYTE)
+
+
+def unpack(raw: Array, bits: int, shape: tuple[int, ...], *, signed: bool = False) -> Array:
+    """Packed bytes (least significant bits first) as one uint8, or int8 when signed, per element."""
+    count = math.prod(shape)
+    if raw.size * 8 < count * bits:
+        raise BadPackage(f"A packed constant holds {raw.size} bytes, too few for {count} elements of {bits} bits.")
+    single = np.unpackbits(raw, count=count * bits, bitorder="little").reshape(count, bits)
+    codes = np.packbits(single, axis=1, bitorder="little").reshape(shape)
+    if not signed:
+        return codes
+    sign = np.uint8(1 << (bits - 1))
+    return ((codes ^ sign) - sign).view(np.int8)
+
+
+class Weights:
+    """The weight files that a package's blobs lie in, each mapped once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder  # what `@model_path` stands for
+        self._readers: dict[str, BlobReader] = {}
+
+    def reader(self, file_name: str) -> BlobReader:
+        """The reader of `@model_path/weights/weight.bin` or a sibling of it."""
+        if file_name not in self._readers:
+            relative = Path(file_name.removeprefix(MODEL_PATH))
+            if not file_name.startswith(MODEL_PATH) or relative.is_absolute() or ".." in relative.parts:
+                raise BadPackage(f"A constant refers to {file_name!r}, which is not inside the package.")
+            self._readers[file_name] = BlobReader(self._folder / relative)
+        return self._readers[file_name]
+
+    def close(self) -> None:
+        """Release all maps."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+
+def constant(value: schema.Value, weights: Weights) -> Constant:
+    """A Constant from a program's value; raises BadPackage when its parts contradict each other."""
+    match value.type.WhichOneof("type"):
+        case "tensorType":
+            dtype, shape = value.type.tensorType.dataType, tensor_shape(value.type.tensorType)
+        case "listType":
+            items = [constant(item, weights).read() for item in value.immediateValue.list.values]
+            return Constant(dtype=schema.UNUSED_TYPE, shape=(len(items),), read=lambda: items)
+        case "dictionaryType":
+            pairs = {
+                str(constant(pair.key, weights).read()): constant(pair.value, weights).read()
+                for pair in value.immediateValue.dictionary.values
+            }
+            return Constant(dtype=schema.UNUSED_TYPE, shape=(len(pairs),), read=lambda: pairs)
+        case other:
+            raise BadPackage(f"A constant has the type {other}, which constants cannot have.")
+    if value.WhichOneof("value") == "blobFileValue":
+        return _blob(value.blobFileValue, dtype, shape, weights)
+    literal = _literal(value.immediateValue.tensor, dtype, shape)
+    return Constant(dtype=dtype, shape=shape, read=lambda: literal)
+
+
+def tensor_shape(type_: schema.TensorType) -> tuple[int, ...]:
+    """The shape of a tensor type; an unknown size is -1."""
+    return tuple(int(d.constant.size) if d.WhichOneof("dimension") == "constant" else -1 for d in type_.dimensions)
+
+
+def _blob(value: schema.Value.BlobFileValue, dtype: int, shape: tuple[int, ...], weights: Weights) -> Constant:
+    reader, offset = weights.reader(value.fileName), int(value.offset)
+    stored, size, _ = reader.record(offset)
+    if dtype in SUB_BYTE:
+        needed = -(-math.prod(shape) * SUB_BYTE[dtype] // 8)
+    elif dtype in NUMPY_DTYPES:
+        needed = math.prod(shape) * np.dtype(NUMPY_DTYPES[dtype]).itemsize
+    else:
+        raise BadPackage(f"A constant has the data type {schema.DataType.Name(dtype)}, which blobs cannot have.")
+    if stored != dtype or size != needed:
+        raise BadPackage(
+            f"A constant of {needed} bytes of {schema.DataType.Name(dtype)} points to a blob of {size} bytes "
+            f"of {schema.DataType.Name(stored)} (offset {offset} of {reader.path})."
+        )
+    if dtype in SUB_BYTE:
+        return Constant(
+            dtype=dtype, shape=shape, read=lambda: np.frombuffer(reader.read(offset), np.uint8), mapped=True
+        )
+    return Constant(dtype=dtype, shape=shape, read=lambda: reader.array(offset, shape), mapped=True)
+
+
+def _literal(tensor: schema.TensorValue, dtype: int, shape: tuple[int, ...]) -> Any:
+    which = tensor.WhichOneof("value")
+    if which == "strings":
+        words = list(tensor.strings.values)
+        return words[0] if shape == () else np.array(words, dtype=object).reshape(shape)
+    if dtype in SUB_BYTE:
+        return np.frombuffer(tensor.bytes.values, np.uint8)
+    if dtype not in NUMPY_DTYPES:
+        raise BadPackage(f"A constant has the data type {schema.DataType.Name(dtype)}, which literals cannot have.")
+    kind = np.dtype(NUMPY_DTYPES[dtype])
+    if which == "bytes":
+        flat = np.frombuffer(tensor.bytes.values, kind)
+    else:
+        values = getattr(tensor, which).values if which else ()
+        flat = np.array(values).astype(kind)
+    count = math.prod(shape)
+    if flat.size == 1 and count > 1:
+        flat = np.broadcast_to(flat, (count,))
+    if flat.size != count:
+        raise BadPackage(f"A constant of shape {shape} holds {flat.size} elements.")
+    return flat.reshape(shape)

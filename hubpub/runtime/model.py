@@ -1,0 +1,212 @@
+"""load and Model: a package on disk, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    from hubpub.errors import ToolMissing
+
+    raise ToolMissing(
+        "Running a model needs torch, which is not installed.", hint="Install it with: pip install 'hubpub[convert]'"
+    ) from error
+
+from hubpub.errors import BadInput, BadPackage, ConfigError, ModelError, ToolMissing
+from hubpub.mil import schema_pb2 as schema
+from hubpub.mil.package import read_model, weights_folder
+from hubpub.runtime.constants import Weights
+from hubpub.runtime.features import Feature, checked_inputs, feature
+from hubpub.runtime.machine import Machine, Watch
+from hubpub.runtime.ops.control import Cell
+from hubpub.runtime.program import Input, Numerics, Program, bind
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """The states of one conversation with a model, changed by every prediction that is given it."""
+
+    cells: Mapping[str, Cell]
+
+    def read(self, name: str) -> Array:
+        """A copy of what a state holds."""
+        if name not in self.cells:
+            raise BadInput(f"{name} is not a state of this model.", hint=f"Its states are {', '.join(self.cells)}.")
+        return self.cells[name].value.cpu().numpy().copy()
+
+    def write(self, name: str, value: npt.ArrayLike) -> None:
+        """Replace what a state holds; the shape must be the declared one."""
+        old = self.read(name)
+        new = np.asarray(value)
+        if new.shape != old.shape or new.dtype.kind not in "biuf":
+            raise BadInput(f"The state {name} has shape {old.shape}; the value given is {new.dtype} {new.shape}.")
+        cell = self.cells[name]
+        cell.value = torch.from_numpy(np.array(new, dtype=old.dtype)).to(cell.value.device)
+
+
+class Model:
+    """A loaded model. `inputs`, `outputs` and `states` are as Core ML declares them."""
+
+    def __init__(
+        self,
+        *,
+        function: str,
+        description: schema.ModelDescription | schema.FunctionDescription,
+        program: Program,
+        numerics: Numerics,
+        weights: Weights,
+    ) -> None:
+        self.function = function
+        self.inputs: tuple[Feature, ...] = tuple(feature(item) for item in description.input)
+        self.outputs: tuple[Feature, ...] = tuple(feature(item) for item in description.output)
+        self.states: tuple[Feature, ...] = tuple(feature(item) for item in description.state)
+        self.opset = program.opset
+        self._program = program
+        self._numerics = numerics
+        self._weights = weights
+        missing = {item.name for item in self.outputs} - set(program.outputs)
+        if missing:
+            raise BadPackage(f"The program does not make the declared output {', '.join(sorted(missing))}.")
+
+    def make_state(self) -> State:
+        """Fresh states, all zeros."""
+        device = self._numerics.device
+        return State(
+            cells={
+                item.name: Cell(value=torch.zeros(item.shape, dtype=item.dtype, device=device))
+                for item in self._program.inputs
+                if item.state
+            }
+        )
+
+    def predict(
+        self, inputs: Mapping[str, Any], *, state: State | None = None, watch: Watch | None = None
+    ) -> dict[str, Array]:
+        """The outputs, by name, in the declared dtypes; a scalar output has shape (1,).
+
+        `inputs` maps each declared name to an array (or, for an image, a PIL.Image); see
+        features.checked_inputs for the checks. A model with states needs one of make_state,
+        which it changes. `watch(name, tensor)` is called for every intermediate tensor; it
+        must not change it. Raises BadInput, or ModelError where an operation fails.
+        """
+        arrays = checked_inputs(self.inputs, inputs)
+        if any(item.state for item in self._program.inputs) and state is None:
+            raise BadInput("This model has states.", hint="Give predict a state of model.make_state().")
+        env: dict[str, Any] = {}
+        for item in self._program.inputs:
+            if item.state:
+                assert state is not None
+                env[item.name] = state.cells[item.name]
+            else:
+                env[item.name] = self._placed(item, arrays[item.name])
+        machine = Machine(numerics=self._numerics, watch=watch)
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            results = dict(zip(self._program.outputs, machine.run(self._program.block, env), strict=True))
+        return {item.name: _declared(item, results[item.name]) for item in self.outputs}
+
+    def _placed(self, item: Input, array: Array) -> torch.Tensor:
+        """An input on the device, in the dtype and rank that the program has for it."""
+        shape = array.shape if len(array.shape) == len(item.shape) else item.shape
+        value = torch.from_numpy(np.array(array)).reshape(shape)
+        return value.to(self._numerics.device, item.dtype)
+
+    def close(self) -> None:
+        """Release the weight files."""
+        self._weights.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _declared(item: Feature, value: Any) -> Any:
+    """An output as its feature declares it; a picture as (H, W) or (H, W, 3) pixels in RGB order."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    array = value.cpu().numpy()
+    if item.kind == "image":
+        pixels = array[0] if item.layout != "bgr" else array[0, ::-1]
+        if item.dtype == np.uint8:
+            pixels = np.clip(np.rint(pixels), 0, 255)
+        pixels = np.moveaxis(pixels, 0, -1) if pixels.shape[0] > 1 else pixels[0]
+        return np.ascontiguousarray(pixels).astype(item.dtype)
+    with np.errstate(over="ignore"):
+        return np.atleast_1d(array.astype(item.dtype))
+
+
+def load(
+    path: str | Path,
+    *,
+    device: Literal["cpu", "cuda"] | str = "cpu",
+    precision: Literal["fp16", "fp32"] | str = "fp16",
+    function: str | None = None,
+) -> Model:
+    """Load the ML Program of an .mlpackage.
+
+    `precision="fp16"` computes each fp16 operation as a device does: half-precision storage,
+    fp32 accumulation, the result rounded to fp16. "fp32" is the reference: the same program
+    with all floats kept in fp32. `function` chooses one of several (default: the package's
+    default, which is "main" unless it says otherwise).
+
+    Weights stay in their file, mapped, and are expanded one operation at a time; the model
+    must not be changed on disk while it is in use. Raises BadPackage, UnsupportedOps (which
+    lists all missing operations), ModelError for another kind of model, ConfigError for
+    another precision, ToolMissing where there is no such device.
+    """
+    package = Path(path)
+    if precision not in ("fp16", "fp32"):
+        raise ConfigError(f"{precision!r} is not a precision.", hint="Use fp16 or fp32.")
+    numerics = Numerics(device=_device(device), half=precision == "fp16")
+    model = read_model(package)
+    kind = model.WhichOneof("Type")
+    if kind != "mlProgram":
+        raise ModelError(
+            f"{package} holds a model of kind {kind}; hubpub runs ML Programs.",
+            hint="Convert it again with convert_to='mlprogram'.",
+        )
+    name, description = _description(model, function, package)
+    if name not in model.mlProgram.functions:
+        raise BadPackage(f"{package} has no function {name!r} in its program.")
+    weights = Weights(weights_folder(package).parent)
+    program = bind(model.mlProgram.functions[name], weights, numerics)
+    return Model(function=name, description=description, program=program, numerics=numerics, weights=weights)
+
+
+def _device(device: str) -> torch.device:
+    if device == "cpu":
+        return torch.device("cpu")
+    if device == "cuda" or device.startswith("cuda:"):
+        if not torch.cuda.is_available():
+            raise ToolMissing("This machine has no CUDA device that torch can use.", hint="Use device='cpu'.")
+        return torch.device(device)
+    raise ConfigError(f"{device!r} is not a device.", hint="Use cpu or cuda.")
+
+
+def _description(
+    model: schema.Model, function: str | None, package: Path
+) -> tuple[str, schema.ModelDescription | schema.FunctionDescription]:
+    """The chosen function's name and its declared features."""
+    description = model.description
+    if not description.functions:
+        if function not in (None, "main"):
+            raise ModelError(f"{package} has one function, main, and no {function!r}.")
+        return "main", description
+    named = {item.name: item for item in description.functions}
+    name = function or description.defaultFunctionName or "main"
+    if name not in named:
+        raise ModelError(f"{package} has no function {name!r}.", hint=f"It has {', '.join(sorted(named))}.")
+    return name, named[name]

@@ -1,0 +1,1 @@
+"""Runs coremltools' own op tests with the numbers from hubpub's runtime instead of Core ML."""
