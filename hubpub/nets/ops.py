@@ -1,8 +1,4 @@
-"""The operation that torch and Core ML say differently: a layer norm over the channels of (B, C, 1, S).
-
-A torch custom op keeps it in one piece through torch.export, and steps/export.py turns it
-into one MIL `layer_norm` with axes [1], gamma and beta as the source holds them.
-"""
+"""Operations that torch.export must keep in one piece; lowering.py says what each is in Core ML."""
 
 from __future__ import annotations
 
@@ -32,3 +28,16 @@ class ChannelNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return channel_norm(x, self.weight, self.bias, self.eps)
+
+
+@torch.library.custom_op("hubpub::sinusoids", mutates_args=())
+def sinusoids(timestep: torch.Tensor, frequencies: torch.Tensor, cosine_first: bool) -> torch.Tensor:
+    """Sines and cosines of timestep (B) times frequencies (C / 2), as (B, C, 1, 1)."""
+    angles = timestep[:, None] * frequencies
+    halves = [torch.sin(angles), torch.cos(angles)]
+    return torch.cat(halves[::-1] if cosine_first else halves, dim=1)[:, :, None, None]
+
+
+@sinusoids.register_fake
+def _(timestep: torch.Tensor, frequencies: torch.Tensor, cosine_first: bool) -> torch.Tensor:
+    return timestep.new_empty((timestep.shape[0], 2 * frequencies.shape[0], 1, 1))

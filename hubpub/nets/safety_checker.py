@@ -42,9 +42,8 @@ class SafetyChecker(nn.Module):
         special = F.linear(direction, self.special_care_embeds, self.special_care_embeds_weights) + adjustment
         care = (special.amax(dim=1, keepdim=True) > 0).to(images.dtype) * _SPECIAL_CARE
         scores = F.linear(direction, self.concept_embeds, self.concept_embeds_weights) + care
-        flagged = (scores.amax(dim=1) > 0).reshape(1, 1, 1, 1)
-        filtered = torch.where(flagged, torch.zeros_like(images), images)
-        return filtered, flagged.to(images.dtype), scores
+        flagged = (scores.amax(dim=1) > 0).to(images.dtype).reshape(1, 1, 1, 1)
+        return images * (1 - flagged), flagged, scores
 
 
 # Parameter → the transform of hubpub.graph that makes it from the source's tensor of the same name.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hubpub.nets.blocks import Downsample, Resnet, Transformer, Upsample, cat
+from hubpub.nets.ops import sinusoids
 
 Config = Mapping[str, Any]
 
@@ -133,14 +134,8 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config["norm_num_groups"], channels[0], config["norm_eps"])
         self.conv_out = nn.Conv2d(channels[0], config["out_channels"], 3, padding=1)
 
-    def time_features(self, timestep: Tensor) -> Tensor:
-        """Sinusoids of the timestep (B, C, 1, 1); exact only in fp32, so the export keeps this part in fp32."""
-        angles = timestep[:, None] * self.frequencies
-        halves = [torch.cos(angles), torch.sin(angles)] if self.flip else [torch.sin(angles), torch.cos(angles)]
-        return torch.cat(halves, dim=1)[:, :, None, None]
-
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        time = self.time_embedding(self.time_features(timestep))
+        time = self.time_embedding(sinusoids(timestep, self.frequencies, self.flip))
         x = self.conv_in(sample)
         skips = [x]
         for down in self.down_blocks:
