@@ -12,14 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hubpub.runtime.command import run_package as run_package
     from hubpub.runtime.features import Feature as Feature
     from hubpub.runtime.model import Model as Model
     from hubpub.runtime.model import State as State
     from hubpub.runtime.model import load as load
     from hubpub.runtime.psnr import psnr as psnr
 
-__all__ = ["Feature", "Model", "State", "load", "psnr", "run_package"]
+__all__ = ["Feature", "Model", "State", "load", "psnr"]
 
 _HOMES = {
     "Feature": "features",
@@ -27,7 +26,6 @@ _HOMES = {
     "State": "model",
     "load": "model",
     "psnr": "psnr",
-    "run_package": "command",
 }
 
 
