@@ -19,7 +19,10 @@ def run(package: Path, inputs: Sequence[str], *, out: Path | None, device: str, 
     """
     model = runtime.load(package, device=device, precision=precision)
     features: dict[str, Any] = {
-        kind: [{"name": given.name, "dtype": str(given.dtype), "shape": list(given.shape)} for given in getattr(model, kind)]
+        kind: [
+            {"name": given.name, "dtype": str(given.dtype), "shape": list(given.shape)}
+            for given in getattr(model, kind)
+        ]
         for kind in ("inputs", "outputs")
     }
     if not inputs:
