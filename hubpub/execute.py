@@ -37,6 +37,11 @@ class _Worker:
     started: float = 0.0
     buffer: bytes = b""
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether its stdin is open (one that has loaded torch is let go)."""
+        return self.process.stdin is not None and not self.process.stdin.closed
+
 
 @dataclass
 class _Run:
@@ -120,7 +125,7 @@ def _ready(waiting: Sequence[Step], run: _Run, *, jobs: int, memory: int) -> Ite
 
 
 def _start(run: _Run, step: Step, selector: selectors.BaseSelector) -> None:
-    worker = next((worker for worker in run.workers if worker.step is None), None)
+    worker = next((worker for worker in run.workers if worker.step is None and worker.takes_more), None)
     if worker is None:
         worker = _Worker(process=start_module("hubpub.worker", str(run.store.root)))
         run.workers.append(worker)
