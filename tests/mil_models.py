@@ -176,7 +176,7 @@ def weighted_package(folder: Path, **options: Any) -> Path:
 
 # Random programs ---------------------------------------------------------------------------------------------------
 
-_NAMES = st.from_regex(r"[a-z_][a-zA-Z0-9_@]{0,6}", fullmatch=True)
+_NAMES = st.text("aZ_", min_size=1, max_size=2).flatmap(lambda first: st.text("b9@_", max_size=3).map(first.__add__))
 _STRINGS = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters='"\\\x7f'), max_size=12)
 _BITS = {schema.UINT1: 1, schema.UINT2: 2, schema.UINT3: 3, schema.UINT4: 4, schema.UINT6: 6}
 _RANGES = {
