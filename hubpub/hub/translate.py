@@ -56,12 +56,11 @@ CLIENT_ERRORS: Final = (
 def translated(side: Side, *, repo_id: str, endpoint: str, token: str | None = None, doing: str = "") -> Iterator[None]:
     """Run calls of the Hub client; what they raise leaves as one of our errors, without anything secret.
 
-    The original is not chained, since its text and its request may hold the token; its
-    scrubbed text is a note of the new error.
+    The original is not shown as the cause, since its text may hold the token; its scrubbed
+    text is a note of the new error.
     """
     try:
         yield
-        return
     except HubpubError:
         raise
     except CLIENT_ERRORS as error:
@@ -69,7 +68,8 @@ def translated(side: Side, *, repo_id: str, endpoint: str, token: str | None = N
         problem.message = scrub(problem.message, token)
         problem.args = (problem.message,)
         problem.add_note(scrub(f"{type(error).__name__}: {error}", token))
-    raise problem
+        error.args = tuple(scrub(one, token) if isinstance(one, str) else one for one in error.args)
+        raise problem from None
 
 
 def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, doing: str = "") -> HubpubError:
