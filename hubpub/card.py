@@ -81,6 +81,7 @@ def view(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "components": manifest["components"],
         "zips": [variant for name, variant in manifest["variants"].items() if name.endswith("/zip")],
         "first_variant": next(iter(manifest["variants"])),
+        "compilers": sorted({part["compiler"] for part in manifest["components"].values() if part["compiler"]}),
         "packages": next((name for name in manifest["variants"] if name.endswith("/packages")), None),
         "compiled": next((name for name in manifest["variants"] if name.endswith("/compiled")), None),
         "fetch_folder": lambda variant: fetch_folder(repo_id, variant),
@@ -88,7 +89,7 @@ def view(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tree(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the tree of variants, to the level of models: depth, name (with a slash for folders), bytes."""
+    """Rows of the tree of variants, to the level of models: branch to draw, name (a slash for folders), bytes."""
     sizes: dict[tuple[str, ...], int] = {}
     for file in manifest["files"]:
         parts = tuple(file["path"].split("/"))
@@ -96,6 +97,13 @@ def _tree(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
             shown = parts[:depth]
             if depth < len(parts):
                 shown = (*shown[:-1], shown[-1] + "/")
-            sizes[shown] = sizes.get(shown, 0) + file["size"]
+            key = (*(part.rstrip("/") + "/" for part in shown[:-1]), shown[-1])
+            sizes[key] = sizes.get(key, 0) + file["size"]
     order = sorted(sizes, key=lambda parts: tuple(part.rstrip("/") for part in parts))
-    return [{"depth": len(parts) - 1, "name": parts[-1], "size": sizes[parts]} for parts in order]
+    siblings: dict[tuple[str, ...], tuple[str, ...]] = {parts[:-1]: parts for parts in order}  # the last of each
+
+    def branch(parts: tuple[str, ...]) -> str:
+        lines = ["    " if siblings[parts[:n]] == parts[: n + 1] else "│   " for n in range(len(parts) - 1)]
+        return "".join(lines) + ("└── " if siblings[parts[:-1]] == parts else "├── ")
+
+    return [{"branch": branch(parts), "name": parts[-1], "size": sizes[parts]} for parts in order]

@@ -101,6 +101,10 @@ ConfigFile = Annotated[
 ]
 
 
+# How typer itself ends a command.
+_CONTROL = (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError)
+
+
 def command(group: typer.Typer, *, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command whose errors are sentences and exit statuses."""
 
@@ -112,6 +116,13 @@ def command(group: typer.Typer, *, name: str | None = None) -> Callable[[Callabl
             except HubpubError as error:
                 _show(error, debug=bool(kwargs.get("debug")))
                 raise typer.Exit(error.exit_status) from None
+            except Exception as error:
+                # Whatever was not foreseen is a fault of ours: said in a sentence, and shown whole to who asks.
+                if isinstance(error, _CONTROL) or kwargs.get("debug"):
+                    raise
+                typer.echo(f"Error: hubpub itself failed: {type(error).__name__}: {error}", err=True)
+                typer.echo("Hint: Run again with --debug and report what it shows. Nothing finished is lost.", err=True)
+                raise typer.Exit(1) from None
             except KeyboardInterrupt:
                 typer.echo("\nStopped. What is finished is kept; run the same command again to go on.", err=True)
                 raise typer.Exit(130) from None
