@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from hubpub.errors import ConfigError
 from hubpub.variant import ATTENTIONS, FORMATS
 
 MANIFEST_FORMAT = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 # Bounds for what others wrote: a manifest is read, never trusted.
 MAX_MANIFEST_BYTES = 32 << 20
 # A repo holds one width, size, batch and target; variants that differ in these cannot share it.
@@ -80,14 +82,17 @@ def parse_manifest(data: bytes) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads(data)
-        files = manifest["files"]
-        good = manifest["format"] == MANIFEST_FORMAT and isinstance(manifest["variants"], dict)
-        for file in files:
-            good = good and isinstance(file["path"], str) and isinstance(file["size"], int)
-            good = good and isinstance(file["sha256"], str) and len(file["sha256"]) == 64
-    except (ValueError, KeyError, TypeError, RecursionError):
+        good = manifest["format"] == MANIFEST_FORMAT and all(_is_file(file) for file in manifest["files"])
+        tables = (manifest["variants"], manifest.get("settings", {}), manifest.get("components", {}))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return manifest if good else None
+    return manifest if good and all(isinstance(table, dict) for table in tables) else None
+
+
+def _is_file(file: Mapping[str, Any]) -> bool:
+    path, size, digest = file["path"], file["size"], file["sha256"]
+    sound = isinstance(path, str) and isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    return sound and isinstance(digest, str) and _SHA256.fullmatch(digest) is not None
 
 
 def variant_of(path: str) -> str | None:
