@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hubpub.runtime.model import Model as Model
     from hubpub.runtime.model import State as State
     from hubpub.runtime.model import load as load
-    from hubpub.runtime.psnr import psnr as psnr
+    from hubpub.runtime.measure import psnr as psnr
 
 __all__ = ["Feature", "Model", "State", "load", "psnr"]
 
@@ -25,7 +25,7 @@ _HOMES = {
     "Model": "model",
     "State": "model",
     "load": "model",
-    "psnr": "psnr",
+    "psnr": "measure",
 }
 
 
