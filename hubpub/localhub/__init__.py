@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,11 @@ class LocalHub:
     root: Path
     storage: Storage
     faults: Faults
-    _seen: list[Seen]
+    _seen: deque[Seen]
 
     @property
     def requests(self) -> tuple[Seen, ...]:
-        """All requests so far, in the order of their ends."""
+        """The requests so far, in the order of their ends (the last 65536)."""
         return tuple(self._seen)
 
     def received(self, kind: str = "all") -> int:

@@ -23,6 +23,7 @@ from hubpub.localhub import (
     atomic,
     endpoints_cas,
     endpoints_content,
+    endpoints_lfs,
     endpoints_pulls,
     endpoints_repos,
     endpoints_uploads,
@@ -36,6 +37,7 @@ _ROUTES: tuple[Route, ...] = (
     *endpoints_repos.ROUTES,
     *endpoints_content.ROUTES,
     *endpoints_uploads.ROUTES,
+    *endpoints_lfs.ROUTES,
     *endpoints_pulls.ROUTES,
     *endpoints_cas.ROUTES,
 )

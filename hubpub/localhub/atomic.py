@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+_THREADS = 16
 
 
 @contextlib.contextmanager
@@ -59,6 +65,14 @@ def write_once(dest: Path, data: bytes, *, mode: int) -> bytes:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
+
+
+def in_parallel(function: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
+    """`map` for work that waits for the disk: many small files are synced many times faster side by side."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        rest = iter(items)
+        while batch := list(itertools.islice(rest, 2 * _THREADS)):
+            yield from pool.map(function, batch)
 
 
 def sync_folder(folder: Path) -> None:

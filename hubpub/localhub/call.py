@@ -6,6 +6,7 @@ import hmac
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 GiB = 1 << 30
 MiB = 1 << 20
 _HOUR = 3600
+_REMEMBERED = 1 << 16  # requests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Hub:
     namespaces: tuple[str, ...] = ("me",)
     limits: Limits = Limits()
     faults: Faults = field(default_factory=Faults)
-    seen: list[Seen] = field(default_factory=list)
+    seen: deque[Seen] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     rebuilding: threading.Lock = field(default_factory=threading.Lock)
 
     def sign(self, *parts: object) -> str:

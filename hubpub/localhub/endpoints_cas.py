@@ -52,10 +52,10 @@ def shard_upload(call: Call) -> Response:
 def chunk(call: Call) -> Response:
     """Does anybody have this chunk? The answer is a shard that says in which xorb."""
     _admit(call, writes=False)
-    path = call.hub.storage.objects.xet.shard_with(_hash(call))
-    if path is None:
+    shard = call.hub.storage.objects.xet.shard_with(_hash(call), now=int(time.time()))
+    if shard is None:
         raise Refused(404, "No such chunk")
-    return FileResponse(path, media_type="application/octet-stream")
+    return Response(shard, media_type="application/octet-stream")
 
 
 def reconstruction(call: Call) -> Response:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,9 +101,24 @@ class Objects:
                         file.write(block)
             self.add_lfs(path, file, sha256=digest.hexdigest(), expected=sha256, size=size)
 
+    def sweep(self, *, older_than: float) -> None:
+        """Remove what broken uploads left behind longer than that many seconds ago."""
+        for path in (*_children(self.scratch), *_children(self.root / "parts")):
+            with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+                if time.time() - path.stat().st_mtime < older_than:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
     def usage(self) -> Usage:
         sizes = {name: _folder_size(self.root / name) for name in ("git", "lfs", "rebuilt")}
         return Usage(**sizes, xet=_folder_size(self.root / "xet" / "xorbs"))
+
+
+def _children(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _folder_size(folder: Path) -> int:

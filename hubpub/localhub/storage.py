@@ -23,6 +23,7 @@ RepoType = Literal["model", "dataset", "space"]
 REPO_TYPES: tuple[RepoType, ...] = ("model", "dataset", "space")
 SYSTEM = "system"
 _FORMAT = 1
+_LEFT_OVER = 24 * 3600  # seconds after which nobody can still be at work on a temporary file
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
 
@@ -50,6 +51,7 @@ class Storage:
                 hint="Name another folder with HUBPUB_HUB.",
             )
         self.objects = Objects(self.root)
+        self.objects.sweep(older_than=_LEFT_OVER)
 
     @property
     def id(self) -> str:
@@ -125,7 +127,9 @@ class Storage:
             repo = self.create(repo_id, repo_type=repo_type, private=private, gated=gated)
         gitattributes = repo.text(repo.tree(repo.find("main")), ATTRIBUTES)
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-        steps = [self._put(path, path.relative_to(folder).as_posix(), gitattributes) for path in files]
+        steps = list(
+            atomic.in_parallel(lambda path: self._put(path, path.relative_to(folder).as_posix(), gitattributes), files)
+        )
         return repo.add_commit("heads/main", steps, title=message, author=repo_id.partition("/")[0])
 
     def usage(self) -> Usage:

@@ -86,6 +86,23 @@ def parse_shard(data: bytes) -> Shard:
     return Shard(files=files, xorbs=tuple(xorbs), chunks=tuple(chunks))
 
 
+def dedup_shard(data: bytes, *, created: int, expires: int) -> bytes:
+    """What a shard says of xorbs and chunks, as a whole shard file with a footer: uploads come without one.
+
+    Its lookup tables are empty (the reader then scans), its chunk hashes not keyed; times are seconds since 1970.
+    """
+    records = _Records(data)
+    for _ in _files(records):
+        pass  # the files of others are nobody's business
+    xorbs = data[records.at :]
+    begin, files = _RECORD, _END + bytes(_RECORD - len(_END))
+    footer_at = begin + len(files) + len(xorbs)
+    tables = (footer_at, 0) * 3
+    footer = struct.pack("<9Q", 1, begin, begin + len(files), *tables) + bytes(32)
+    footer += struct.pack("<2Q9QQ", created, expires, *(0,) * 9, footer_at)
+    return _TAG + struct.pack("<2Q", 2, len(footer)) + files + xorbs + footer
+
+
 def scan_xorb(path: Path) -> ChunkTable:
     """Walk the chunk headers of a xorb (1 byte version, 3 packed length, 1 scheme, 3 length); raises Malformed."""
     stored, content = [0], [0]
@@ -131,15 +148,15 @@ class _Records:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._at = _RECORD
+        self.at = _RECORD
 
     def next(self) -> bytes:
         return self.take(1)[0]
 
     def take(self, count: int) -> list[bytes]:
-        end = self._at + count * _RECORD
+        end = self.at + count * _RECORD
         if end > len(self._data):
             raise Malformed("the shard ends within a record")
-        taken = [self._data[at : at + _RECORD] for at in range(self._at, end, _RECORD)]
-        self._at = end
+        taken = [self._data[at : at + _RECORD] for at in range(self.at, end, _RECORD)]
+        self.at = end
         return taken

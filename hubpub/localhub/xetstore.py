@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 
 from hubpub.localhub import atomic
 from hubpub.localhub.refused import Refused, bad_request
-from hubpub.localhub.xetformat import ChunkTable, Malformed, Shard, Term, XetFile, parse_shard, scan_xorb
+from hubpub.localhub.xetformat import ChunkTable, Malformed, Shard, Term, XetFile, dedup_shard, parse_shard, scan_xorb
+
+_DEDUP_SECONDS = 24 * 3600  # how long a client may remember what is here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +85,13 @@ class XetStore:
             return None
         return XetName(**atomic.read_json(path))
 
-    def shard_with(self, chunk: str) -> Path | None:
+    def shard_with(self, chunk: str, *, now: int) -> bytes | None:
         """A shard that describes a xorb with this chunk: how a client learns what need not be sent again."""
         with self._lock:
             if chunk not in self._chunks:
                 self._read_new_shards()
-            return self._chunks.get(chunk)
+            path = self._chunks.get(chunk)
+        return dedup_shard(path.read_bytes(), created=now, expires=now + _DEDUP_SECONDS) if path else None
 
     def reconstruction(
         self, name: str, start: int, end: int | None
