@@ -161,16 +161,17 @@ def _compile_with_xcode(package: Path, folder: Path, *, stem: str) -> str:
     from hubpub.tools import run_coremlcompiler
 
     read_model_bytes(package)  # our sentence for what is no package at all
-    with tempfile.TemporaryDirectory(prefix="hubpub-xcode-") as name:
+    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=folder.parent) as name:
         work = Path(name)
         source = work / f"{stem}.mlpackage"  # the compiler takes the class name from the folder's
-        source.symlink_to(package.resolve(), target_is_directory=True)
+        shutil.copytree(package, source, copy_function=lambda one, other: place(Path(one), Path(other), link=True))
         (work / "out").mkdir()
         run_coremlcompiler(source, work / "out")
         made = work / "out" / f"{stem}{SUFFIX}"
         if not (made / TEXT).is_file() and not (made / DATA).is_file():
             raise StepFailed(f"Xcode's compiler reported success but wrote no {made.name}.")
-        shutil.copytree(made, folder, dirs_exist_ok=True)
+        for part in made.iterdir():
+            part.rename(folder / part.name)
     return read_build_info(folder).get("coremlc-version", "unknown")
 
 
