@@ -113,10 +113,10 @@ class _Blob:
 
 @dataclass(frozen=True, kw_only=True)
 class _Filled:
-    """What a constant becomes: blobs (two for a palette: indices, table), or values that stay in the program."""
+    """What a constant becomes: blobs (for a palette, indices and table), or values that stay in the program."""
 
     blobs: Sequence[_Blob]
-    inline: Array | None = None
+    inline: Array | None = None  # of a palette, the table
     snr: float = 0.0  # dB, of a palette
     largest_error: float = 0.0
 
@@ -261,9 +261,12 @@ def _palette(array: Array, constant: _Constant) -> _Filled:
         indices = _blob(_INDEX_TYPES[constant.bits], packed, padding=packed.size * 8 - array.size * constant.bits)
     else:
         indices = _blob(schema.UINT8, packed)
+    # A table of 1 or 2 bits has fewer entries than a blob: it stays in the program.
+    small = table.lut.size < SMALLEST_BLOB
     exact = table.squared_error == 0.0
     return _Filled(
-        blobs=(indices, _blob(schema.FLOAT16, table.lut)),
+        blobs=(indices,) if small else (indices, _blob(schema.FLOAT16, table.lut)),
+        inline=table.lut if small else None,
         snr=_EXACT_SNR if exact else 10 * math.log10(table.squared_sum / table.squared_error),
         largest_error=table.largest_error,
     )
@@ -299,15 +302,12 @@ def _write(constants_: Sequence[_Constant], weights: Weights, path: Path, digest
             offsets = [writer.add(blob.dtype, blob.data, padding=blob.padding) for blob in filled.blobs]
             for blob in filled.blobs:
                 digest.update(blob.digest)
-            if filled.inline is not None:
-                value = constant.operation.attributes["val"]
-                value.immediateValue.tensor.CopyFrom(encode(filled.inline.reshape(-1).tolist(), constant.dtype))
-            elif constant.bits:
-                _to_palette(constant, *offsets, packed=filled.blobs[0].data.nbytes)
+            if constant.bits:
+                _to_palette(constant, filled, offsets)
                 snr.append((constant.held, round(filled.snr, 2)))
                 largest = max(largest, filled.largest_error)
             else:
-                _to_blob(constant.operation.attributes["val"], offsets[0])
+                _set(constant.operation.attributes["val"], constant.dtype, filled.inline, offsets)
             if constant.held:
                 weights.release(constant.held)
         blobs = writer.count
@@ -330,35 +330,35 @@ def _write(constants_: Sequence[_Constant], weights: Weights, path: Path, digest
     return report
 
 
-def _to_blob(value: schema.Value, offset: int) -> None:
-    value.blobFileValue.fileName = WEIGHT_REFERENCE
-    value.blobFileValue.offset = offset
+def _set(value: schema.Value, dtype: int, inline: Array | None, offsets: Sequence[int]) -> None:
+    """Give `value` its elements: those of `inline`, or the first of the blobs."""
+    if inline is not None:
+        value.immediateValue.tensor.CopyFrom(encode(inline.reshape(-1).tolist(), dtype))
+    else:
+        value.blobFileValue.fileName = WEIGHT_REFERENCE
+        value.blobFileValue.offset = offsets[0]
 
 
-def _to_palette(constant: _Constant, indices: int, lut: int, *, packed: int) -> None:
+def _to_palette(constant: _Constant, filled: _Filled, offsets: Sequence[int]) -> None:
     """Turn a const into `constexpr_lut_to_dense`, in the form of its target."""
     operation, bits = constant.operation, constant.bits
     name = operation.attributes["name"].immediateValue.tensor.strings.values[0]
-    operation.type = "constexpr_lut_to_dense"
     operation.outputs[0].name = constant.palettized_name
-    del operation.attributes["val"]
+    operation.type = "constexpr_lut_to_dense"
     operation.attributes["name"].CopyFrom(string_value(f"{name}_palettized"))
+    del operation.attributes["val"]
     if constant.ios18:  # indices have the tensor's shape and a type as wide as they are; the table has rank + 2
-        index_type = tensor_type(_INDEX_TYPES[bits], constant.shape)
-        table_type = tensor_type(schema.FLOAT16, [1] * len(constant.shape) + [1 << bits, 1])
-        values = {
-            "indices": operation.inputs["indices"].arguments.add().value,
-            "lut": operation.inputs["lut"].arguments.add().value,
-        }
+        indices, lut = (operation.inputs[name].arguments.add().value for name in ("indices", "lut"))
+        indices.type.CopyFrom(tensor_type(_INDEX_TYPES[bits], constant.shape))
+        lut.type.CopyFrom(tensor_type(schema.FLOAT16, [1] * len(constant.shape) + [1 << bits, 1]))
     else:
-        index_type = tensor_type(schema.UINT8, [packed])
-        table_type = tensor_type(schema.FLOAT16, [1 << bits])
-        values = {name: operation.attributes[name] for name in ("indices", "lut")}
+        indices, lut = operation.attributes["indices"], operation.attributes["lut"]
+        indices.type.CopyFrom(tensor_type(schema.UINT8, [filled.blobs[0].data.size]))
+        lut.type.CopyFrom(tensor_type(schema.FLOAT16, [1 << bits]))
         shape = tensor_value(constant.shape, schema.UINT32, [len(constant.shape)])
         operation.attributes["shape"].CopyFrom(shape)
-    for name, kind, offset in (("indices", index_type, indices), ("lut", table_type, lut)):
-        values[name].type.CopyFrom(kind)
-        _to_blob(values[name], offset)
+    _set(indices, schema.UINT8, None, offsets)
+    _set(lut, schema.FLOAT16, filled.inline, offsets[1:])
 
 
 def _rename(block: schema.Block, names: Mapping[str, str]) -> None:
