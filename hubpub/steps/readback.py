@@ -20,6 +20,7 @@ from hubpub.graph import TRANSFORMS, Graph, Reference, constants, main_block
 from hubpub.mil import schema_pb2 as schema
 from hubpub.mil.blob import BlobReader
 from hubpub.mil.package import read_model, weights_folder
+from hubpub.mil.values import decode
 from hubpub.palettize import unpack
 from hubpub.weights import Weights, match_names, open_weights
 
@@ -113,7 +114,11 @@ def _signal_to_noise(operation: schema.Operation, expected: Float16s, blobs: Blo
     arguments = {**operation.attributes}
     for name, argument in operation.inputs.items():  # iOS 18 gives them as inputs
         arguments[name] = argument.arguments[0].value
-    lut = np.asarray(blobs.array(arguments["lut"].blobFileValue.offset), np.float32).reshape(-1)
+    table = arguments["lut"]
+    if table.WhichOneof("value") == "blobFileValue":
+        lut = np.asarray(blobs.array(table.blobFileValue.offset), np.float32).reshape(-1)
+    else:  # a table of 1 or 2 bits is too small for the weight file
+        lut = np.asarray(decode(table.immediateValue.tensor, schema.FLOAT16), np.float32)
     bits = int(lut.size).bit_length() - 1
     packed = blobs.read(arguments["indices"].blobFileValue.offset)
     indices = unpack(packed, bits, expected.size)
