@@ -23,8 +23,6 @@ from hubpub.transfer import git_blob_id
 if TYPE_CHECKING:
     from hubpub.hub.client import Hub, Progress
 
-_BLOCK = 1 << 20
-
 
 def file(
     hub: Hub, repo_id: str, commit: str, path: str, partial: Path, *, size: int, got: Callable[[int], None]
@@ -83,8 +81,10 @@ def _receive(hub: Hub, url: str, partial: Path, have: int, size: int, got: Calla
                 f"The answer for a file of {size} bytes has {have + int(offered)}.",
                 hint="Is there a proxy or a login page between here and the Hub?",
             )
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise httpx2.RemoteProtocolError("the answer is compressed, which was not asked for")
         with partial.open("ab") as target:
-            for block in response.iter_bytes(_BLOCK):
+            for block in response.iter_raw():  # as it comes: what is held back is lost when the connection breaks
                 have += len(block)
                 if have > size:
                     break
