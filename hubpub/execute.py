@@ -147,9 +147,10 @@ def _hear(run: _Run, worker: _Worker, selector: selectors.BaseSelector) -> None:
     data = os.read(worker.process.stdout.fileno(), 1 << 20)
     if not data:
         selector.unregister(worker.process.stdout)
-        run.workers.remove(worker)
         if worker.step is not None:
             raise _death(worker.step, worker.process.wait())
+        run.workers.remove(worker)
+        _dismiss(worker)
         return
     *lines, worker.buffer = (worker.buffer + data).split(b"\n")
     for line in lines:
@@ -197,12 +198,17 @@ def _stopped_at_the_end(run: _Run) -> Iterator[None]:
         raise
     finally:
         for worker in run.workers:
-            assert worker.process.stdin is not None
-            assert worker.process.stdout is not None
-            with suppress(BrokenPipeError):  # it may be dead already
-                worker.process.stdin.close()
-            worker.process.wait()
-            worker.process.stdout.close()
+            _dismiss(worker)
+
+
+def _dismiss(worker: _Worker) -> None:
+    """Let a worker end, and wait for it."""
+    assert worker.process.stdin is not None
+    assert worker.process.stdout is not None
+    with suppress(BrokenPipeError):  # it may be dead already
+        worker.process.stdin.close()
+    worker.process.wait()
+    worker.process.stdout.close()
 
 
 def _bytes_in(folder: Path) -> int:

@@ -192,7 +192,8 @@ def _memory(missing: Sequence[Step]) -> list[HubpubError]:
     return [
         NotEnoughMemory(
             f"{largest.label} needs about {human(largest.memory)} of memory, and this machine has {human(total)}.",
-            hint="Use a larger machine, or leave the numeric gate out with --verify weights.",
+            hint="Use a larger machine"
+            + (", or leave the numeric gate out with --verify weights." if largest.kind == "verify" else "."),
         )
     ]
 

@@ -11,7 +11,8 @@ from hubpub.artifact import CARD, MANIFEST, Artifact, check_repo_id
 from hubpub.config import Config, effective
 from hubpub.destinations import Receipt, changes, laid_out, planned_bytes, tally
 from hubpub.destinations.hub import HubDestination
-from hubpub.errors import ConfigError, DigestMismatch, SourceNotFound
+from hubpub.errors import CannotWrite, ConfigError, DigestMismatch, SourceNotFound
+from hubpub.hub import Account
 from hubpub.outcome import Outcome
 from hubpub.release import Operation, Release, RemoteState, merge, parse_manifest
 from hubpub.verbs.convert import make, release
@@ -101,10 +102,12 @@ def publish(
 
 def publish_config(config: Config, *, delivery: Delivery, session: Session) -> Published:
     """Plan, check, make and deliver one model."""
-    owner = None
+    account = None
     if config.to is None or not delivery.dry_run:
-        owner = session.hub.whoami().name  # before any work: a token is needed in the end
-    prepared = prepare(config, session, owner=owner)
+        account = session.hub.whoami()  # before any work: a token is needed in the end
+    prepared = prepare(config, session, owner=account.name if account else None)
+    if account is not None and not delivery.dry_run:
+        _check_rights(account, prepared.plan.destination, delivery)
     destination = _destination(prepared.plan.destination, delivery, session)
     base = destination.current()
     missing = prepared.missing(session.store)
@@ -127,6 +130,8 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
             hint=f"Convert it with --to {destination_id}.",
         )
     manifest["repo_id"] = destination_id
+    if not delivery.dry_run:
+        _check_rights(session.hub.whoami(), destination_id, delivery)
     artifacts = tuple(_checked(folder, manifest["files"], session))
     destination = _destination(destination_id, delivery, session)
     base = destination.current()
@@ -145,6 +150,20 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
 def is_converted(folder: Path) -> bool:
     """Whether a folder is one that `convert` made."""
     return (folder / MANIFEST).is_file()
+
+
+def _check_rights(account: Account, repo_id: str, delivery: Delivery) -> None:
+    """Whether the token may write there, as far as the Hub tells beforehand."""
+    owner = repo_id.partition("/")[0]
+    if account.can_write is False:
+        raise CannotWrite(
+            f"The token of {account.name} may only read.", hint="Make one that may write in the Hub's settings."
+        )
+    if owner not in (account.name, *account.orgs) and not delivery.create_pr:
+        raise CannotWrite(
+            f"{account.name} may not write to {repo_id}: it belongs to {owner}.",
+            hint=f"Publish to {account.name}/{repo_id.partition('/')[2]}, or propose it with --create-pr.",
+        )
 
 
 def _publish_outcome(outcome: Outcome, *, delivery: Delivery, session: Session) -> Published:
