@@ -220,7 +220,7 @@ def _safety_checker(params: Params) -> Network:
         ),
         description=_DESCRIPTION,
         transforms=TRANSFORMED,
-        ignored=(r"(.*\.)?position_ids", r"text_projection\..*", r"logit_scale", r"(.*\.)?text_model\..*"),
+        ignored=(r"(.*\.)?position_ids", r"logit_scale"),
     )
 
 
