@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from hubpub.destinations.folder import FolderDestination
 from hubpub.execute import execute
 from hubpub.outcome import Outcome, manifest
 from hubpub.release import Release, merge
-from hubpub.step import FromStep
+from hubpub.step import FromSource, FromStep, Step
 from hubpub.store import Entry, sha256
 from hubpub.verbs.prepare import Prepared, Session, flags, preflight, prepare
+from hubpub.weights import open_weights
 
 
 def convert(
@@ -56,6 +57,7 @@ def make(prepared: Prepared, session: Session, *, out: Path | None = None) -> Ou
     plan, store = prepared.plan, session.store
     missing = prepared.missing(store)
     folder = prepared.opened.folder(plan.source_files(missing), session.report.transfer)
+    _open_weights(missing, folder)
     entries = execute(
         plan.steps, store=store, source=folder, jobs=session.jobs, memory=session.memory, report=session.report
     )
@@ -89,6 +91,14 @@ def write(outcome: Outcome, out: Path, session: Session) -> Receipt:
     base = destination.current()
     made = release(outcome, remote_manifest=base.manifest)
     return send(destination, made, base=base, progress=session.report.transfer)
+
+
+def _open_weights(missing: Iterable[Step], folder: Path) -> None:
+    """Look into every weight file that will be read: what is damaged or unsafe is found before minutes of work."""
+    for step in missing:
+        source = step.inputs.get("source")
+        if step.kind == "fill" and isinstance(source, FromSource):
+            open_weights([folder / source.path / name for name in step.params["weights"]]).close()
 
 
 def run_facts() -> dict[str, Any]:

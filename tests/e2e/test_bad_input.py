@@ -103,7 +103,6 @@ def _web_page(path: Path) -> None:
     path.write_text("<!DOCTYPE html><html><body>Not found</body></html>")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "says"), [(_truncated, "truncated"), (_pointer, "git-LFS pointer"), (_web_page, "web page")]
 )
@@ -122,7 +121,6 @@ class _Evil:
         return (os.mkdir, (str(self._target),))
 
 
-@pytest.mark.slow
 def test_a_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
     source = make_source(tmp_path / "tiny", "sd15", layout=Layout(kind="bin"))
     path, trap = _weights(source), tmp_path / "executed"
