@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hubpub.runtime.features import Feature as Feature
+    from hubpub.runtime.measure import psnr as psnr
     from hubpub.runtime.model import Model as Model
     from hubpub.runtime.model import State as State
     from hubpub.runtime.model import load as load
-    from hubpub.runtime.measure import psnr as psnr
 
 __all__ = ["Feature", "Model", "State", "load", "psnr"]
 

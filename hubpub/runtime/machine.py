@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from hubpub.runtime.program import (
 )
 
 Env = dict[str, Any]
+Slices = Mapping[int, slice]
 Watch = Callable[[str, torch.Tensor], None]
 
 
@@ -40,43 +43,73 @@ class Machine:
     def run(self, block: Block, env: Env) -> tuple[Any, ...]:
         """Run a block over `env`, which is consumed; returns the block's outputs."""
         for step in block.steps:
-            results = self.execute(step, env)
-            for output, value in zip(step.outputs, results, strict=True):
-                env[output.name] = value
-                if self.watch is not None and isinstance(value, torch.Tensor):
-                    self.watch(output.name, value)
-            del results
+            if step.plan is not None and self.watch is None:
+                env[step.outputs[0].name] = self.guarded(step, partial(self.chain, step, env))
+            else:
+                for part in step.parts or (step,):
+                    self.advance(part, env)
+                for part in step.parts[:-1]:
+                    env.pop(part.outputs[0].name)
             for name in step.release:
                 env.pop(name, None)
         return tuple(self.fetch("Any", binding, env, widen=False) for binding in block.outputs)
 
-    def execute(self, step: Step, env: Env) -> tuple[Any, ...]:
-        """One operation's results, in the dtypes that the program declares."""
-        widen = self.numerics.half and (
-            step.op.half == "wide" or (step.op.half == "matrix" and self.numerics.device.type == "cpu")
-        )
+    def advance(self, step: Step, env: Env) -> None:
+        """Run one operation and put its results into the environment."""
+        results = self.guarded(step, partial(self.execute, step, env))
+        for output, value in zip(step.outputs, results, strict=True):
+            env[output.name] = _checked(value, output)
+            if self.watch is not None and isinstance(value, torch.Tensor):
+                self.watch(output.name, value)
+
+    def guarded(self, step: Step, run: Callable[[], Any]) -> Any:
+        """What `run` gives; what torch or an op's function raises becomes a ModelError."""
         try:
-            arguments = {
-                name: _widened(value) if widen and isinstance(value, torch.Tensor) else value
-                for name, value in step.known.items()
-            }
-            for name, form, binding in step.wanted:
-                arguments[name] = self.fetch(form, binding, env, widen=widen)
-            if "blocks" in step.op.injected:
-                arguments["blocks"] = [self.callable(block, env) for block in step.blocks]
-            results = step.op.run(**arguments)
-            del arguments
-            results = results if isinstance(results, tuple) else (results,)
-            if len(results) < len(step.outputs):
-                raise ValueError(f"it gives {len(results)} results and the program wants {len(step.outputs)}")
-            return tuple(
-                _fitted(value, output) for value, output in zip(results[: len(step.outputs)], step.outputs, strict=True)
-            )
+            return run()
         except HubpubError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError) as error:
             name = step.outputs[0].name if step.outputs else "?"
             raise ModelError(f"The operation {step.type} that makes {name!r} failed: {error}") from error
+
+    def execute(self, step: Step, env: Env, cuts: Mapping[str, Slices] | None = None) -> tuple[Any, ...]:
+        """One operation's results in the dtypes that the program declares; `cuts` takes pieces of operands."""
+        widen = self.numerics.half and (
+            step.op.half == "wide" or (step.op.half == "matrix" and self.numerics.device.type == "cpu")
+        )
+        arguments = {name: _widened(value) if widen else value for name, value in step.known.items()}
+        for name, form, binding in step.wanted:
+            arguments[name] = self.fetch(form, binding, env, widen=widen, cuts=cuts, place=name)
+        if "blocks" in step.op.injected:
+            arguments["blocks"] = [self.callable(block, env) for block in step.blocks]
+        results = step.op.run(**arguments)
+        results = results if isinstance(results, tuple) else (results,)
+        if len(results) < len(step.outputs):
+            raise ValueError(f"it gives {len(results)} results and the program wants {len(step.outputs)}")
+        return tuple(
+            value.to(output.dtype) if isinstance(value, torch.Tensor) and output.dtype is not None else value
+            for value, output in zip(results[: len(step.outputs)], step.outputs, strict=True)
+        )
+
+    def chain(self, step: Step, env: Env) -> torch.Tensor:
+        """The result of a chain of operations (see chains), piece by piece."""
+        plan, output = step.plan, step.outputs[0]
+        assert plan is not None
+        assert output.shape is not None
+        result = torch.empty(output.shape, dtype=output.dtype, device=self.numerics.device)
+        ranges = [range(0, size, piece) for _, size, piece in plan.axes]
+        for starts in itertools.product(*ranges):
+            piece = {
+                axis: slice(start, min(start + length, size))
+                for (axis, size, length), start in zip(plan.axes, starts, strict=True)
+            }
+            values = dict(env)
+            for part, cuts in zip(step.parts, plan.cuts, strict=True):
+                slices = {name: {own: piece[axis] for axis, own in cut.pairs} for name, cut in cuts.items()}
+                values[part.outputs[0].name] = self.execute(part, values, slices)[0]
+            target = {own: piece[axis] for axis, own in plan.result.pairs}
+            _cut(result, target).copy_(values[output.name])
+        return result
 
     def callable(self, block: Block, env: Env) -> Callable[..., tuple[Any, ...]]:
         """A block as a function of its inputs; it sees the values around it, and changes none."""
@@ -86,10 +119,22 @@ class Machine:
 
         return call
 
-    def fetch(self, form: str, binding: Binding, env: Env, *, widen: bool) -> Any:
-        """An argument in the form that its parameter asks for."""
+    def fetch(
+        self,
+        form: str,
+        binding: Binding,
+        env: Env,
+        *,
+        widen: bool,
+        cuts: Mapping[str, Slices] | None = None,
+        place: str = "",
+    ) -> Any:
+        """An argument in the form that its parameter asks for; a piece of it where `cuts` has its `place`."""
         if isinstance(binding, tuple):
-            values = tuple(self.fetch("Tensor", inner, env, widen=widen) for inner in binding)
+            values = tuple(
+                self.fetch("Tensor", inner, env, widen=widen, cuts=cuts, place=f"{place}[{i}]")
+                for i, inner in enumerate(binding)
+            )
             if form in ("Tensors", "Any"):
                 return values
             return shape_python(form, torch.stack([value.reshape(()) for value in values]))
@@ -101,8 +146,10 @@ class Machine:
             value = self.constant(binding, widen=widen)
         else:
             value = self.expanded(binding, widen=widen)
+        if cuts and place in cuts:
+            value = _cut(value, cuts[place])
         if form in ("Tensor", "Tensors", "Any"):
-            return _widened(value) if widen and isinstance(value, torch.Tensor) else value
+            return _widened(value) if widen else value
         return shape_python(form, value)
 
     def constant(self, constant: Constant, *, widen: bool) -> Any:
@@ -173,19 +220,22 @@ def _widened(value: Any) -> Any:
     return value
 
 
-def _fitted(value: Any, output: Output) -> Any:
-    """A result in its declared dtype; raises ValueError when its shape is not the declared one."""
-    if not isinstance(value, torch.Tensor) or output.dtype is None:
+def _checked(value: Any, output: Output) -> Any:
+    """A result, if its shape is the declared one."""
+    if not isinstance(value, torch.Tensor) or output.shape is None:
         return value
-    if output.shape is not None and len(output.shape) == value.ndim:
-        wrong = any(size not in (-1, got) for size, got in zip(output.shape, value.shape, strict=True))
-    else:
-        wrong = output.shape is not None
-    if wrong:
-        raise ValueError(f"its result has shape {tuple(value.shape)}, declared is {output.shape}")
-    return value if value.dtype == output.dtype else value.to(output.dtype)
+    if len(output.shape) != value.ndim or any(
+        size not in (-1, got) for size, got in zip(output.shape, value.shape, strict=True)
+    ):
+        raise ModelError(
+            f"The value {output.name!r} has shape {tuple(value.shape)}; the program declares {output.shape}."
+        )
+    return value
 
 
-def as_inputs(values: Mapping[str, Any]) -> Env:
-    """A fresh environment."""
-    return dict(values)
+def _cut(value: torch.Tensor, slices: Slices) -> torch.Tensor:
+    """A view of a piece; an axis of size 1 is broadcast and stays whole."""
+    for axis, part in slices.items():
+        if value.shape[axis] > 1 or part.start == 0:
+            value = value.narrow(axis, part.start, min(part.stop, value.shape[axis]) - part.start)
+    return value

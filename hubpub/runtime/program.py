@@ -11,6 +11,7 @@ import torch
 
 from hubpub.errors import BadPackage, ModelError, UnsupportedOps
 from hubpub.mil import schema_pb2 as schema
+from hubpub.runtime import chains
 from hubpub.runtime.constants import Constant, Weights, constant, tensor_shape
 from hubpub.runtime.ops import OPS
 from hubpub.runtime.ops.table import OPSETS, Op
@@ -93,6 +94,8 @@ class Step:
     outputs: tuple[Output, ...]
     blocks: tuple[Block, ...] = ()
     release: list[str] = field(default_factory=list)
+    parts: tuple[Step, ...] = ()  # of a chain: the operations that it stands for, and how they are cut
+    plan: chains.Plan | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +183,8 @@ class _Binder:
             if step is not None:
                 steps.append(step)
         outputs = tuple(self.look_up(name, scope) for name in block.outputs)
+        if self.numerics.device.type == "cpu":
+            steps = _chained(steps, outputs)
         _set_releases(steps, outputs, own={value.name for value in block.inputs})
         return Block(inputs=tuple(value.name for value in block.inputs), steps=tuple(steps), outputs=outputs)
 
@@ -265,9 +270,38 @@ class _Binder:
         return {name: value for name, value in values.items() if name in op.injected}
 
 
+def _chained(steps: list[Step], outputs: Sequence[Binding]) -> list[Step]:
+    """The steps with each attention as one; it stands where its last part stood."""
+    kept = {name for binding in outputs for name in _refs(binding)}
+    gone: set[int] = set()
+    joined: dict[int, Step] = {}
+    for positions, plan in chains.find(steps, _names, kept):
+        if gone.intersection(positions) or joined.keys() & set(positions):
+            continue
+        parts = tuple(steps[i] for i in positions)
+        gone.update(positions[:-1])
+        joined[positions[-1]] = _chain(parts, plan)
+    return [joined.get(i, step) for i, step in enumerate(steps) if i not in gone]
+
+
+def _chain(parts: tuple[Step, ...], plan: chains.Plan) -> Step:
+    made = {output.name for part in parts for output in part.outputs}
+    used = dict.fromkeys(name for part in parts for name in _names(part) if name not in made)
+    last = parts[-1]
+    return Step(
+        type="+".join(part.type for part in parts),
+        op=last.op,
+        known={},
+        wanted=tuple((name, "Tensor", Ref(name=name)) for name in used),
+        outputs=last.outputs,
+        parts=parts,
+        plan=plan,
+    )
+
+
 def _set_releases(steps: Sequence[Step], outputs: Sequence[Binding], own: set[str]) -> None:
     """Tell each step which values nobody needs after it."""
-    kept = {binding.name for binding in outputs if isinstance(binding, Ref)}
+    kept = {name for binding in outputs for name in _refs(binding)}
     seen: set[str] = set()
     made = {output.name for step in steps for output in step.outputs} | own
     for step in reversed(steps):
