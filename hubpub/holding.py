@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from hubpub.artifact import MANIFEST
 from hubpub.catalog import OfferedFile
-from hubpub.errors import FetchError
+from hubpub.errors import FetchError, UnsafeArchive
+from hubpub.paths import check_all
 from hubpub.release import MAX_MANIFEST_BYTES, parse_manifest
 from hubpub.store import Digests, sha256
 from hubpub.transfer import PARTIAL, git_blob_id
@@ -102,6 +103,10 @@ def check_release(folder: Path) -> tuple[Finding, ...] | None:
     manifest = parse_manifest(path.read_bytes())
     if manifest is None:
         return (Finding(path=MANIFEST, problem="is not a manifest that can be read"),)
+    try:
+        check_all(file["path"] for file in manifest["files"])
+    except UnsafeArchive as error:
+        return (Finding(path=MANIFEST, problem=f"is not safe to use: {error.message}"),)
     listed = [(file["path"], file["size"], f"sha256:{file['sha256']}") for file in manifest["files"]]
     folders = {f"{name}/" for name in manifest["variants"]}
     found = _compare(folder, listed)

@@ -80,7 +80,8 @@ class Hub:
     def whoami(self) -> Account:
         """The token's account. CannotWrite when there is no token or the Hub does not know it."""
         with self.asking("write", "the Hub", "asking who the token belongs to"):
-            told = session.patiently(self.api.whoami)
+            # the Hub limits how often this may be asked
+            told = session.patiently(lambda: self.api.whoami(cache=True))
         return _account(told)
 
     def url(self, repo_id: str) -> str:

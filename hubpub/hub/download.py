@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-from huggingface_hub import get_session, hf_hub_download, snapshot_download
+from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
@@ -69,7 +69,9 @@ def _receive(hub: Hub, url: str, partial: Path, have: int, size: int, got: Calla
     headers = {**hub.headers(), "Accept-Encoding": "identity"}  # a compressed stream cannot be resumed
     if have:
         headers["Range"] = f"bytes={have}-"
-    with get_session().stream("GET", url, headers=headers) as response:
+    # seconds without a byte, as for the client's own downloads
+    patience = httpx2.Timeout(connect=15, read=max(constants.HF_HUB_DOWNLOAD_TIMEOUT, 1), write=15, pool=120)
+    with get_session().stream("GET", url, headers=headers, timeout=patience) as response:
         hf_raise_for_status(response)
         if have and response.status_code == 200:  # the server ignores Range
             partial.unlink()
@@ -109,7 +111,7 @@ def snapshot(
 ) -> Path:
     """Files of a source in the client's cache, each checked; a wrong one is downloaded once more."""
     total = sum(file.size for file in wanted)
-    arguments: dict[str, Any] = {"endpoint": hub.endpoint, "token": hub.token or False, "library_name": "hubpub"}
+    arguments: dict[str, Any] = {"endpoint": hub.endpoint, "token": hub.api.token, "library_name": "hubpub"}
     repo_id = snapshot.source.location
     folder = session.patiently(
         lambda: Path(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hubpub import holding
-from hubpub.destinations import send
+from hubpub.destinations import release_files, send
 from hubpub.destinations.hub import HubDestination
 from hubpub.errors import (
     AccessDenied,
@@ -38,8 +38,17 @@ FILES = tree(seed="fetch", size=3_000_000)
 
 
 @pytest.fixture
-def published(hub: Hub, tmp_path: Path) -> str:
+def published(local: LocalHub, tmp_path: Path) -> str:
     """The repo id of a release of two attentions; its commit is the head of main."""
+    folder = tmp_path / "made"
+    release_files(release(folder, FILES), folder)
+    local.storage.import_folder(REPO, folder)
+    return REPO
+
+
+@pytest.fixture
+def sent(hub: Hub, tmp_path: Path, mode: str) -> str:
+    """The same, sent by the client in either mode."""
     destination = HubDestination(hub, REPO)
     send(destination, release(tmp_path / "made", FILES), base=destination.current())
     return REPO
@@ -72,7 +81,7 @@ def foreign(
 
 def test_flat_folder_checked_and_then_milliseconds(
     mode: str,
-    published: str,
+    sent: str,
     local: LocalHub,
     hub: Hub,
     memory: Memory,
@@ -81,23 +90,23 @@ def test_flat_folder_checked_and_then_milliseconds(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     heard: list[tuple[int, int, str]] = []
-    fetched = run(published, hub=hub, memory=memory, progress=lambda *told: heard.append(told))
+    fetched = run(sent, hub=hub, memory=memory, progress=lambda *told: heard.append(told))
     assert fetched.folder == Path("models/coreml-tiny-palettized_original_packages")
     assert held(fetched.folder) == wanted(PACKAGES)
     assert not any(path.is_symlink() for path in fetched.folder.rglob("*"))
-    assert fetched.commit == hub.commit(published)
+    assert fetched.commit == hub.commit(sent)
     # files with the same bytes come once
     assert fetched.received == sum(len(content) for content in set(wanted(PACKAGES).values()))
     assert heard[-1][:2] == (fetched.received, fetched.received)
     assert json.loads(json.dumps(fetched.to_json()))["path"] == str(fetched.folder)
 
     before, started = len(local.requests), time.perf_counter()
-    again = run(published, hub=hub, memory=Memory(tmp_path / "store"))
+    again = run(sent, hub=hub, memory=Memory(tmp_path / "store"))
     seconds = time.perf_counter() - started
     assert (again.missing, again.received) == ((), 0)
     assert len(local.requests) - before == 1  # where is main?
     assert seconds < 0.5
-    run(published, hub=hub, memory=memory, revision=fetched.commit)
+    run(sent, hub=hub, memory=memory, revision=fetched.commit)
     assert len(local.requests) - before == 1  # a commit needs no question
 
 
