@@ -1,0 +1,85 @@
+"""A git repository as a source: cloned, pinned to a commit, its dirty state recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import git
+import pytest
+from sources import make_source
+
+from hubpub.checkout import describe
+from hubpub.config import effective
+from hubpub.errors import ConfigError, SourceNotFound
+from hubpub.store import Store
+from hubpub.verbs.prepare import Prepared, Session, prepare
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = make_source(tmp_path / "my-model", "sd15")
+    with git.Repo.init(folder, initial_branch="main") as made:
+        made.git.add(all=True)
+        author = git.Actor("A", "a@example.org")
+        made.index.commit("first", author=author, committer=author)
+        made.create_tag("v1")
+        (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+        made.git.add(all=True)
+        made.index.commit("second", author=author, committer=author)
+    return folder
+
+
+def _prepare(source: str, tmp_path: Path, **given: str) -> Prepared:
+    session = Session.open(store=Store(tmp_path / "store"))
+    return prepare(effective({}, {"source": source, "verify": "weights", **given}), session, owner=None)
+
+
+def test_a_clone_is_pinned(repo: Path, tmp_path: Path) -> None:
+    prepared = _prepare(f"git+file://{repo}", tmp_path)
+    with git.Repo(repo) as origin:
+        assert prepared.snapshot.commit == origin.head.commit.hexsha
+    assert not prepared.snapshot.dirty
+    assert prepared.snapshot.source.name == "local/my-model"
+    assert prepared.facts.card["license"] == "mit"
+
+
+def test_a_revision_of_it(repo: Path, tmp_path: Path) -> None:
+    prepared = _prepare(f"git+file://{repo}@v1", tmp_path)
+    assert prepared.facts.card["license"] == "creativeml-openrail-m"
+    with pytest.raises(SourceNotFound, match="no revision"):
+        _prepare(f"git+file://{repo}@v9", tmp_path)
+
+
+def test_a_clone_follows_its_origin(repo: Path, tmp_path: Path) -> None:
+    first = _prepare(f"git+file://{repo}", tmp_path).snapshot.commit
+    with git.Repo(repo) as origin:
+        author = git.Actor("A", "a@example.org")
+        origin.index.commit("third", author=author, committer=author)
+    assert _prepare(f"git+file://{repo}", tmp_path).snapshot.commit != first
+
+
+def test_a_checkout_that_is_dirty_says_so(repo: Path, tmp_path: Path) -> None:
+    assert not _prepare(str(repo), tmp_path).snapshot.dirty
+    (repo / "note.txt").write_text("changed")
+    prepared = _prepare(str(repo), tmp_path)
+    assert prepared.snapshot.dirty
+    assert prepared.snapshot.commit is not None
+
+
+def test_the_same_weights_are_the_same_steps(repo: Path, tmp_path: Path) -> None:
+    cloned = _prepare(f"git+file://{repo}", tmp_path)
+    local = _prepare(str(repo), tmp_path)
+    assert [step.key for step in cloned.plan.steps] == [step.key for step in local.plan.steps]
+
+
+def test_what_cannot_be_cloned(tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFound, match="cannot clone"):
+        _prepare(f"git+file://{tmp_path}/nothing", tmp_path)
+    with pytest.raises(ConfigError):
+        _prepare("git+ext::sh -c touch% x", tmp_path)
+
+
+def test_a_remote_is_told_without_its_password(repo: Path) -> None:
+    with git.Repo(repo) as made:
+        made.create_remote("origin", "https://user:secret@example.org/a/b.git")
+    assert describe(repo).remote == "https://example.org/a/b.git"
