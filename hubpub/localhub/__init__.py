@@ -13,7 +13,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,12 +48,12 @@ class LocalHub:
     """A running Hub: where it is, the token that may write and the one that may only read, and what happened so far."""
 
     endpoint: str
-    token: str
-    read_token: str
+    token: str = field(repr=False)
+    read_token: str = field(repr=False)
     root: Path
-    storage: Storage
-    faults: Faults
-    _seen: deque[Seen]
+    storage: Storage = field(repr=False)
+    faults: Faults = field(repr=False)
+    _seen: deque[Seen] = field(repr=False)
 
     @property
     def requests(self) -> tuple[Seen, ...]:

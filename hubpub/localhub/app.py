@@ -57,9 +57,8 @@ class Application:
         if scope["type"] != "http":
             raise RuntimeError(f"this server does not speak {scope['type']}")
         path = scope["raw_path"].decode("latin-1")
-        began = time.monotonic()
-        meter = _Meter(receive, send)
         fault = self.hub.faults.pick(scope["method"], path)
+        meter = _Meter(scope, receive, send, fault=fault.kind if fault else None, log=self.hub.seen.append)
         try:
             if fault is None:
                 await self._handle(scope, meter.receive, meter.send)
@@ -73,18 +72,7 @@ class Application:
                     intrude=functools.partial(self._intrude, path),
                 )
         finally:
-            self.hub.seen.append(
-                Seen(
-                    method=scope["method"],
-                    path=path,
-                    query=scope["query_string"].decode("latin-1"),
-                    status=meter.status,
-                    received=meter.received,
-                    sent=meter.sent,
-                    seconds=time.monotonic() - began,
-                    fault=fault.kind if fault else None,
-                )
-            )
+            meter.finish()
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -137,25 +125,51 @@ class Application:
 
 
 class _Meter:
-    """Counts what goes through, and remembers the status."""
+    """Counts what goes through, and logs the request just before the end of its answer leaves."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, fault: str | None, log: Callable[[Seen], None]
+    ) -> None:
+        self._scope = scope
         self._receive = receive
         self._send = send
-        self.received = 0
-        self.sent = 0
-        self.status = 0
+        self._fault = fault
+        self._log: Callable[[Seen], None] | None = log
+        self._began = time.monotonic()
+        self._received = 0
+        self._sent = 0
+        self._status = 0
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self.received += len(message.get("body", b""))
+        self._received += len(message.get("body", b""))
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-        self.sent += len(message.get("body", b""))
+            self._status = message["status"]
+        else:
+            self._sent += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                self.finish()
         await self._send(message)
+
+    def finish(self) -> None:
+        """Log the request, once."""
+        if self._log is not None:
+            self._log(
+                Seen(
+                    method=self._scope["method"],
+                    path=self._scope["raw_path"].decode("latin-1"),
+                    query=self._scope["query_string"].decode("latin-1"),
+                    status=self._status,
+                    received=self._received,
+                    sent=self._sent,
+                    seconds=time.monotonic() - self._began,
+                    fault=self._fault,
+                )
+            )
+        self._log = None
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

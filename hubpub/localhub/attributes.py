@@ -26,8 +26,8 @@ def is_large(path: str, *, size: int, sample: bytes, attributes: str) -> bool:
 def tracked(path: str, attributes: str) -> bool:
     """Whether .gitattributes sends `path` to LFS; as in git, the last line that matches decides."""
     verdict = False
-    for line in attributes.splitlines():
-        pattern, _, settings = line.strip().partition(" ")
+    for line in attributes.split("\n"):  # and no other separator: paths may hold the rest
+        pattern, _, settings = line.strip(" \t\r").partition(" ")
         if not pattern or pattern.startswith("#"):
             continue
         words = settings.split()
@@ -41,7 +41,7 @@ def tracked(path: str, attributes: str) -> bool:
 def track(path: str, attributes: str) -> str:
     """.gitattributes with a line for `path`, as the Hub adds one for a large file that no pattern covers."""
     head = attributes if not attributes or attributes.endswith("\n") else attributes + "\n"
-    escaped = re.sub(r"([*?\[\]\\])", r"\\\1", path).replace(" ", "[[:space:]]")
+    escaped = re.sub(r"([*?\[\]\\])|^([#!\"])", r"\\\1\2", path).replace(" ", "[[:space:]]")
     return f"{head}{escaped} filter=lfs diff=lfs merge=lfs -text\n"
 
 
@@ -49,8 +49,8 @@ def ignored(path: str, gitignore: str) -> bool:
     """Whether a .gitignore leaves `path` out; as in git, the last line that matches decides."""
     verdict = False
     parts = path.split("/")
-    for line in gitignore.splitlines():
-        pattern = line.rstrip()
+    for line in gitignore.split("\n"):
+        pattern = line.rstrip(" \t\r")
         if not pattern or pattern.startswith("#"):
             continue
         negated = pattern.startswith("!")
