@@ -44,6 +44,8 @@ _INDEX_TYPES = {1: schema.UINT1, 2: schema.UINT2, 4: schema.UINT4, 6: schema.UIN
 
 _THREADS = 2
 _AHEAD = 3  # tensors in work or waiting to be written
+_ELEMENTS_AHEAD = 40_000_000  # of all those together, if it is more than one: bounds the memory
+_PIECE = 1 << 22  # elements in memory at once, of a tensor that is palettized
 _EXACT_SNR = 200.0  # dB; stands for infinity, which JSON has not
 
 Array = npt.NDArray[Any]
@@ -232,7 +234,7 @@ def _fill(constant: _Constant, weights: Weights) -> _Filled:
     """Read, round, palettize: all that one constant needs, and nothing that another one does."""
     array = _values(constant, weights)
     if constant.bits:
-        return _palette(array, constant)
+        return _palette(array, constant, weights)
     if not _belongs_in_file(constant.dtype, constant.shape, ios18=constant.ios18):
         return _Filled(blobs=(), inline=array)
     return _Filled(blobs=(_blob(constant.dtype, array),))
@@ -251,14 +253,22 @@ def _values(constant: _Constant, weights: Weights) -> Array:
     return np.ascontiguousarray(array, dtype)
 
 
-def _palette(array: Array, constant: _Constant) -> _Filled:
+def _palette(array: Array, constant: _Constant, weights: Weights) -> _Filled:
     # Not at the top: numba takes half a second, which a 16-bit fill has no use for.
     from hubpub.palettize import fit, histogram, packed_indices
 
-    table = fit(histogram(array), constant.bits)
-    packed = packed_indices(array, table)
+    flat, bits = array.reshape(-1), constant.bits
+    counts = np.zeros(65536, np.uint32)
+    for start in range(0, flat.size, _PIECE):
+        counts += histogram(flat[start : start + _PIECE])
+        weights.release(constant.held, first=start, count=_PIECE)
+    table = fit(counts, bits)
+    packed = np.empty(-(-flat.size * bits // 8), np.uint8)
+    for start in range(0, flat.size, _PIECE):  # a piece's indices fill whole bytes
+        packed[start * bits // 8 : (start + _PIECE) * bits // 8] = packed_indices(flat[start : start + _PIECE], table)
+        weights.release(constant.held, first=start, count=_PIECE)
     if constant.ios18:
-        indices = _blob(_INDEX_TYPES[constant.bits], packed, padding=packed.size * 8 - array.size * constant.bits)
+        indices = _blob(_INDEX_TYPES[bits], packed, padding=packed.size * 8 - flat.size * bits)
     else:
         indices = _blob(schema.UINT8, packed)
     # A table of 1 or 2 bits has fewer entries than a blob: it stays in the program.
@@ -280,11 +290,14 @@ def _in_order(constants_: Sequence[_Constant], weights: Weights) -> Iterator[tup
     """Each constant and what it becomes, in order; a few are made ahead, so that making and writing overlap."""
     with ThreadPoolExecutor(_THREADS) as pool:
         pending: deque[tuple[_Constant, Future[_Filled]]] = deque()
+        held = 0
         for constant in constants_:
-            pending.append((constant, pool.submit(_fill, constant, weights)))
-            if len(pending) >= _AHEAD:
+            held += math.prod(constant.shape)
+            while pending and (len(pending) >= _AHEAD or held > _ELEMENTS_AHEAD):
                 first, future = pending.popleft()
+                held -= math.prod(first.shape)
                 yield first, future.result()
+            pending.append((constant, pool.submit(_fill, constant, weights)))
         while pending:
             first, future = pending.popleft()
             yield first, future.result()
