@@ -89,24 +89,28 @@ def _operands(step: Any) -> Iterable[tuple[str, str]]:
 
 def _back(name: str, steps: Sequence[Any], makers: dict[str, int], uses: Counter[str], kept: set[str]) -> list[int]:
     """Positions of scores, scale and mask, softmax, ending in the maker of `name`; empty where it is no attention."""
-    parts: list[int] = []
-    while name in makers and uses[name] == 1 and name not in kept:
-        step = steps[makers[name]]
-        parts.insert(0, makers[name])
+
+    def back(name: str, *, weights: bool) -> list[int]:
+        """The parts up to the maker of `name`; `weights` once the softmax was met."""
+        if name not in makers or uses[name] != 1 or name in kept:
+            return []
+        position = makers[name]
+        step = steps[position]
         if step.type in ("matmul", "einsum"):
-            return parts if any(steps[i].type == "softmax" for i in parts) else []
-        if step.type == "softmax":
-            name = step.wanted[0][2].name if hasattr(step.wanted[0][2], "name") else ""
-        elif step.type in _BETWEEN:
-            same = [
-                one
-                for _, one in _operands(step)
-                if one in makers and steps[makers[one]].outputs[0].shape == step.outputs[0].shape
+            return [position] if weights else []
+        if step.type == "softmax" and not weights:
+            candidates = [one for _, one in _operands(step)]
+        elif step.type in _BETWEEN and weights:
+            shape = step.outputs[0].shape
+            candidates = [
+                one for _, one in _operands(step) if one in makers and steps[makers[one]].outputs[0].shape == shape
             ]
-            name = same[0] if len(same) == 1 else ""
         else:
             return []
-    return []
+        before = next(filter(None, (back(one, weights=True) for one in candidates)), [])
+        return [*before, position] if before else []
+
+    return back(name, weights=False)
 
 
 def _plan(parts: list[Any], last: Any, parameter: str) -> Plan | None:

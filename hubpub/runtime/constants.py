@@ -15,6 +15,7 @@ from hubpub.errors import BadPackage
 from hubpub.mil import schema_pb2 as schema
 from hubpub.mil.blob import BLOB_DTYPES, NUMPY_DTYPES, BlobReader
 from hubpub.mil.package import MODEL_PATH
+from hubpub.mil.values import decode
 
 Array = npt.NDArray[Any]
 
@@ -135,21 +136,18 @@ def _blob(value: schema.Value.BlobFileValue, dtype: int, shape: tuple[int, ...],
 
 
 def _literal(tensor: schema.TensorValue, dtype: int, shape: tuple[int, ...]) -> Any:
-    which = tensor.WhichOneof("value")
-    if which == "strings":
-        words = list(tensor.strings.values)
-        return words[0] if shape == () else np.array(words, dtype=object).reshape(shape)
     if dtype in SUB_BYTE:
         return np.frombuffer(tensor.bytes.values, np.uint8)
+    if dtype == schema.STRING:
+        words = list(decode(tensor, dtype))
+        return words[0] if shape == () and words else np.array(words, dtype=object).reshape(shape)
     if dtype not in NUMPY_DTYPES:
         raise BadPackage(f"A constant has the data type {schema.DataType.Name(dtype)}, which literals cannot have.")
-    kind = np.dtype(NUMPY_DTYPES[dtype])
-    if which == "bytes":
+    kind, count = np.dtype(NUMPY_DTYPES[dtype]), math.prod(shape)
+    if tensor.WhichOneof("value") == "bytes" and len(tensor.bytes.values) == count * kind.itemsize:
         flat = np.frombuffer(tensor.bytes.values, kind)
     else:
-        values = getattr(tensor, which).values if which else ()
-        flat = np.array(values).astype(kind)
-    count = math.prod(shape)
+        flat = np.array(decode(tensor, dtype), kind)
     if flat.size == 1 and count > 1:
         flat = np.broadcast_to(flat, (count,))
     if flat.size != count:

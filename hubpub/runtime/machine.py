@@ -135,7 +135,7 @@ class Machine:
                 self.fetch("Tensor", inner, env, widen=widen, cuts=cuts, place=f"{place}[{i}]")
                 for i, inner in enumerate(binding)
             )
-            if form in ("Tensors", "Any"):
+            if form in ("Tensors", "Values", "Any"):
                 return values
             return shape_python(form, torch.stack([value.reshape(()) for value in values]))
         if form in ("Array", "Packed"):

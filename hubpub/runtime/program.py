@@ -238,7 +238,7 @@ class _Binder:
         """All inputs, and for constexpr operations until iOS 17 the attributes that stand for them."""
         for name, argument in operation.inputs.items():
             bindings = tuple(self.binding(binding, scope) for binding in argument.arguments)
-            several = len(bindings) != 1 or OPS[operation.type].parameters.get(name, ("",))[0] == "Tensors"
+            several = len(bindings) != 1 or OPS[operation.type].parameters.get(name, ("",))[0] in ("Tensors", "Values")
             yield name, bindings if several else bindings[0]
         if operation.type.startswith("constexpr_"):
             for name, value in operation.attributes.items():
@@ -332,10 +332,10 @@ def _refs(binding: Binding) -> Iterable[str]:
 def _is_known(form: str, binding: Binding) -> bool:
     """Whether an argument can be converted once and kept."""
     if isinstance(binding, tuple):
-        return form != "Tensors" and all(_is_known(form, inner) for inner in binding)
+        return form not in ("Tensors", "Values") and all(_is_known(form, inner) for inner in binding)
     if not isinstance(binding, Constant):
         return False
-    return form not in ("Array", "Packed", "Tensors") and (
+    return form not in ("Array", "Packed", "Tensors", "Values") and (
         form != "Tensor" or (not binding.mapped and int(np.prod(binding.shape)) <= _KEPT_ELEMENTS)
     )
 

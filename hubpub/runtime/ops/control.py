@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hubpub.runtime.ops.table import Ints, Table, Tensor, keep
+from hubpub.runtime.ops.table import Ints, Table, Tensor, Values, keep
 
 Block = Callable[..., tuple[Any, ...]]
 
@@ -33,13 +33,13 @@ def cond(pred: bool, blocks: Sequence[Block]) -> tuple[Any, ...]:
     return blocks[0]() if pred else blocks[1]()
 
 
-def while_loop(loop_vars: Any, blocks: Sequence[Block]) -> tuple[Any, ...]:
+def while_loop(loop_vars: Values, blocks: Sequence[Block]) -> tuple[Any, ...]:
     """The second block over and over while the first is true of the variables. iOS 15.
 
     Reference: iOS15.control_flow.while_loop
     """
     condition, body = blocks
-    variables = tuple(loop_vars)
+    variables = loop_vars
     while bool(condition(*variables)[0]):
         variables = body(*variables)
     return variables

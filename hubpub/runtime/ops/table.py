@@ -8,7 +8,7 @@ name, its annotation says in which form it comes, its default makes it optional.
     Ints Bools                                   a tuple of Python values
     Array     a constant, as an array on the host (constexpr ops)
     Packed    a constant whose elements may be packed (constexpr ops)
-    Any       whatever it is (lists, states, class labels)
+    Any       whatever it is (lists, states, class labels)     Values  several of them (loop variables)
 
 Four names are not inputs but are filled in by the machine where a function asks for them:
 `opset` (15, 16, 17, 18, 26), `dtype` (the torch dtype of the first output), `device`, and
@@ -43,6 +43,7 @@ OPSETS: Mapping[str, int] = {"CoreML5": 15, "CoreML6": 16, "CoreML7": 17, "CoreM
 
 Tensor = torch.Tensor
 Tensors = tuple[torch.Tensor, ...]
+Values = tuple[Any, ...]
 Ints = tuple[int, ...]
 Bools = tuple[bool, ...]
 Array = npt.NDArray[Any]
