@@ -12,9 +12,9 @@ from hubpub.artifact import MANIFEST
 from hubpub.catalog import OfferedFile
 from hubpub.errors import FetchError, UnsafeArchive
 from hubpub.paths import check_all
-from hubpub.release import MAX_MANIFEST_BYTES, parse_manifest
+from hubpub.release import MAX_MANIFEST_BYTES, blob_id, parse_manifest
 from hubpub.store import Digests, sha256
-from hubpub.transfer import PARTIAL, git_blob_id
+from hubpub.transfer import PARTIAL
 
 _MODELS: Final = (".mlpackage", ".mlmodelc")
 _BESIDE_MODELS: Final = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", ".DS_Store")
@@ -35,7 +35,7 @@ def is_here(folder: Path, file: OfferedFile, digests: Digests) -> bool:
         return False
     if file.sha256:
         return digests.of(path) == file.sha256
-    return git_blob_id(path) == file.blob_id
+    return blob_id(path) == file.blob_id
 
 
 def others(folder: Path, known: set[str]) -> tuple[str, ...]:
@@ -137,4 +137,4 @@ def _problem(path: Path, size: int, digest: str) -> str | None:
     if path.stat().st_size != size:
         return f"has {path.stat().st_size} bytes instead of {size}"
     kind, _, value = digest.partition(":")
-    return None if (sha256(path) if kind == "sha256" else git_blob_id(path)) == value else "has other bytes"
+    return None if (sha256(path) if kind == "sha256" else blob_id(path)) == value else "has other bytes"

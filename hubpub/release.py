@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hubpub.artifact import CARD, MANIFEST, Artifact
@@ -212,13 +213,16 @@ def is_same(artifact: Artifact, there: RemoteFile) -> bool:
         return False
     if there.sha256 is not None:
         return there.sha256 == artifact.sha256
-    return there.blob_id == _blob_id(artifact)
+    return there.blob_id == blob_id(artifact.path)
 
 
-def _blob_id(artifact: Artifact) -> str:
-    """git's id of a small file's content."""
-    data = artifact.path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+def blob_id(path: Path) -> str:
+    """git's id of a file's content: what the Hub tells of small files."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def is_ours(path: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import threading
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from hubpub.catalog import OfferedFile, Selection
 from hubpub.errors import CannotWrite, DigestMismatch, NoSpace, UnsafeArchive
 from hubpub.paths import check_relative
+from hubpub.release import blob_id
 from hubpub.store import clone, sha256
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PARTIAL: Final = ".hubpub-partial"
 
 _SPARE: Final = 64 << 20
-_BLOCK: Final = 1 << 20
 
 
 class _Stopped(Exception):
@@ -92,15 +91,6 @@ def check_space(folder: Path, size: int) -> None:
         )
 
 
-def git_blob_id(path: Path) -> str:
-    """git's id of a file's content."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _all_at_once(
     hub: Hub,
     selection: Selection,
@@ -124,13 +114,11 @@ def _all_at_once(
 
 def _one(hub: Hub, selection: Selection, group: Sequence[OfferedFile], folder: Path, tally: _Tally) -> None:
     """Bring one content to all its places."""
-    from hubpub.hub import download
-
     file = group[0]
     partial = folder / PARTIAL / _partial_name(file.digest)
     for last in (False, True):
-        download.file(
-            hub, selection.repo_id, str(selection.commit), file.path_in_repo, partial, size=file.size, got=tally.add
+        hub.download(
+            selection.repo_id, str(selection.commit), file.path_in_repo, partial, size=file.size, got=tally.add
         )
         if _digest(partial, file.digest) == file.digest:
             break
@@ -174,7 +162,7 @@ def _sync(path: Path) -> None:
 
 def _digest(path: Path, like: str) -> str:
     kind = like.partition(":")[0]
-    return f"{kind}:{sha256(path) if kind == 'sha256' else git_blob_id(path)}"
+    return f"{kind}:{sha256(path) if kind == 'sha256' else blob_id(path)}"
 
 
 def _partial_name(digest: str) -> str:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hubpub.hub.client import Account, Hub, Progress, connect, is_offline
+from hubpub.hub.client import Account, Hub, Progress, connect
 
-__all__ = ["Account", "Hub", "Progress", "connect", "is_offline"]
+__all__ = ["Account", "Hub", "Progress", "connect"]

@@ -52,11 +52,6 @@ def connect(endpoint: str | None = None, token: str | None = None) -> Iterator[H
         yield Hub(local.endpoint, local.token)
 
 
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids requests."""
-    return bool(constants.is_offline_mode())
-
-
 class Hub:
     """One endpoint (None: HF_ENDPOINT, else huggingface.co) with one token (None: the one the user logged in with)."""
 
@@ -70,6 +65,11 @@ class Hub:
     def token(self) -> str | None:
         """The token that requests carry, if there is one."""
         return self._token or get_token()
+
+    @property
+    def offline(self) -> bool:
+        """Whether HF_HUB_OFFLINE forbids requests."""
+        return bool(constants.is_offline_mode())
 
     @contextmanager
     def asking(self, side: Side, repo_id: str, doing: str = "") -> Iterator[None]:
@@ -148,6 +148,17 @@ class Hub:
         with self.asking("source", snapshot.source.location, "downloading"):
             return download.snapshot(self, snapshot, wanted, digests=digests, progress=progress, jobs=jobs)
 
+    def download(
+        self, repo_id: str, commit: str, path: str, partial: Path, *, size: int, got: Callable[[int], None]
+    ) -> None:
+        """Bring a file of `size` bytes to `partial`, going on where that ends; the caller checks the digest.
+
+        `got` hears of every block that arrives (negative: thrown away again). Raises FetchError or DigestMismatch.
+        """
+        with self.asking("fetch", repo_id, f"downloading {path}"):
+            url = str(hf_hub_url(repo_id, path, revision=commit, endpoint=self.endpoint))
+            download.resume(self, url, partial, size, got)
+
     def read(self, repo_id: str, commit: str | None, path: str, *, limit: int, side: Side = "fetch") -> bytes:
         """A small file of a repo. FetchError when it is larger than `limit`."""
         with self.asking(side, repo_id, f"reading {path}"):
@@ -183,10 +194,6 @@ class Hub:
                 hint="Correct the template or the settings; `hubpub card` shows the card.",
             )
         return tuple(str(warning.get("message")) for warning in told.get("warnings", ()))
-
-    def file_url(self, repo_id: str, commit: str, path: str) -> str:
-        """Where a file's bytes are."""
-        return str(hf_hub_url(repo_id, path, revision=commit, endpoint=self.endpoint))
 
     def headers(self) -> dict[str, str]:
         """Request headers with the token."""

@@ -16,27 +16,20 @@ from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 
 from hubpub.errors import BadWeights, DigestMismatch
 from hubpub.hub import session
+from hubpub.release import blob_id
 from hubpub.source import Snapshot, SourceFile
 from hubpub.store import Digests, sha256
-from hubpub.transfer import git_blob_id
 
 if TYPE_CHECKING:
     from hubpub.hub.client import Hub, Progress
 
 
-def file(
-    hub: Hub, repo_id: str, commit: str, path: str, partial: Path, *, size: int, got: Callable[[int], None]
-) -> None:
+def resume(hub: Hub, url: str, partial: Path, size: int, got: Callable[[int], None]) -> None:
     """Bring a file to `partial`, going on where it ends; `got` hears of every block (negative: thrown away again).
 
-    Gives up when no byte arrives for session.PATIENCE seconds. Raises DigestMismatch
-    when the server sends more than `size` bytes; the caller checks the digest.
+    Gives up when no byte arrives for session.PATIENCE seconds. Raises DigestMismatch when
+    the server offers another number of bytes; the caller checks the digest.
     """
-    with hub.asking("fetch", repo_id, f"downloading {path}"):
-        _resume(hub, hub.file_url(repo_id, commit, path), partial, size, got)
-
-
-def _resume(hub: Hub, url: str, partial: Path, size: int, got: Callable[[int], None]) -> None:
     pause, last_byte = 1.0, time.monotonic()
     while True:
         have = partial.stat().st_size if partial.exists() else 0
@@ -147,7 +140,7 @@ def is_listed(path: Path, file: SourceFile, digests: Digests | None = None) -> b
         return False
     kind, _, digest = file.digest.partition(":")
     if kind != "sha256":
-        return digest == git_blob_id(path)
+        return digest == blob_id(path)
     return digest == (digests.of(path) if digests is not None else sha256(path))
 
 

@@ -136,15 +136,13 @@ def variants(repo_id: str, *, hub: Hub, revision: str | None = None, memory: Mem
 
 def look_up(repo_id: str, *, hub: Hub, revision: str | None, memory: Memory) -> RemoteState:
     """What a repo holds at a revision. A full commit that was seen before needs no request; nor does any, offline."""
-    from hubpub.hub import is_offline
-
     remembered, endpoint = memory.remembered, hub.endpoint
-    if _is_commit(revision) or is_offline():
+    if _is_commit(revision) or hub.offline:
         commit = revision if _is_commit(revision) else remembered.commit(endpoint, repo_id, revision)
         state = remembered.state(endpoint, repo_id, commit) if commit else None
         if state is not None:
             return state
-        if is_offline():
+        if hub.offline:
             raise FetchError(
                 f"HF_HUB_OFFLINE is set, and {repo_id} at {revision or 'main'} has not been looked up here before.",
                 hint="Run once without HF_HUB_OFFLINE.",
@@ -200,11 +198,9 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
 
 
 def _bring(selection: Selection, missing: Sequence[OfferedFile], folder: Path, how: _How) -> int:
-    from hubpub.hub import is_offline
-
     if not missing:
         return 0
-    if is_offline():
+    if how.hub.offline:
         names = ", ".join(file.path for file in missing[:5]) + (" …" if len(missing) > 5 else "")
         raise FetchError(
             f"HF_HUB_OFFLINE is set, and {len(missing)} files of {selection.repo_id} are not here: {names}.",
