@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
@@ -15,10 +17,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import anyio.to_thread
+from filelock import Timeout
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from hubpub.errors import HubpubError
 from hubpub.localhub import (
     atomic,
     endpoints_cas,
@@ -41,6 +45,7 @@ _ROUTES: tuple[Route, ...] = (
     *endpoints_pulls.ROUTES,
     *endpoints_cas.ROUTES,
 )
+_LOG = logging.getLogger("hubpub.localhub")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _COMMIT = re.compile(r"/api/(models|datasets|spaces)/([^/]+/[^/]+)/commit/([^/?]+)")
 
@@ -82,6 +87,14 @@ class Application:
             response = _refusal(refusal)
         except ClientDisconnect:
             return
+        except Timeout:
+            response = _refusal(Refused(503, "Somebody else keeps this repo locked"))
+        except HubpubError as error:
+            response = _refusal(Refused(500, f"{error.message} {error.hint}".strip()))
+        except OSError as error:
+            _LOG.exception("%s %s", scope["method"], scope["raw_path"].decode("latin-1"))
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            response = _refusal(Refused(507 if full else 500, f"The data folder failed: {error.strerror}"))
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:

@@ -64,7 +64,7 @@ def validate(content: str) -> Findings:
     for key, check in _CHECKS.items():
         if data.get(key) is not None:
             errors += check(key, data[key])
-    warnings = [] if data.get("license") is not None else ["no license is given in the metadata"]
+    warnings: list[str] = []
     if data.get("license") == "other":
         warnings += [
             f'"{key}" is missing beside "license: other"'

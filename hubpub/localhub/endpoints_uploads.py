@@ -59,6 +59,24 @@ def commit(call: Call) -> Response:
     return JSONResponse({**reply, "commitOid": made.id, "commitUrl": f"{call.web_url(repo)}/commit/{made.id}"})
 
 
+def duplicate(call: Call) -> Response:
+    """Large files of one repo for use in another. All repos share their contents: it is enough to be here."""
+    repo = call.downloadable()
+    body = call.json()
+    target = body.get("target")
+    if not isinstance(target, dict) or not isinstance(body.get("files"), list):
+        raise bad_request('A copy needs a "target" and "files"')
+    call.may_write(str(target.get("name")).partition("/")[0])
+    rows = [row if isinstance(row, dict) else {} for row in body["files"]]
+    missing = [str(row.get("sha256")) for row in rows if not _is_here(repo, row.get("sha256"))]
+    return JSONResponse({"failed": [{"sha256": sha256, "error": "This Hub does not have it"} for sha256 in missing]})
+
+
+def _is_here(repo: Repository, sha256: Any) -> bool:
+    named = isinstance(sha256, str) and _SHA256.fullmatch(sha256) is not None
+    return named and repo.objects.size(sha256) is not None
+
+
 def _ref(revision: str) -> str:
     """The ref that a commit may be put on: a branch or a pull request."""
     if revision.startswith("refs/pr/") or revision.startswith("refs/heads/"):
@@ -153,6 +171,7 @@ def _put_large(repo: Repository, value: dict[str, Any]) -> Put:
 _REPO = "/api/{types}/{ns}/{name}"
 ROUTES: tuple[Route, ...] = (
     Route(methods=("POST",), pattern=f"{_REPO}/preupload/{{rev}}", handler=preupload, body="memory"),
+    Route(methods=("POST",), pattern=f"{_REPO}/lfs-files/duplicate", handler=duplicate, body="memory"),
     Route(
         methods=("POST",),
         pattern=f"{_REPO}/commit/{{rev}}",

@@ -198,7 +198,7 @@ def test_gitignore(gitignore: str, path: str, ignored: bool) -> None:
         ("---\r\nlicense: mit\r\n---\r\ntext", 0, 0),
         ("# nothing", 0, 1),
         ("---\n---\n", 0, 1),
-        ("---\ntags: [a]\n---\n", 0, 1),
+        ("---\ntags: [a]\n---\n", 0, 0),
         ("---\nlicense: mitt\n---\n", 1, 0),
         ("---\nlicense: [mit, gpl]\n---\n", 0, 0),
         ("---\nlicense: other\n---\n", 0, 2),
