@@ -21,7 +21,7 @@ _SEEN: Mapping[str, tuple[int, int, int]] = {
     "add": (16, 17, 18),
     "atan": (0, 17, 0),
     "avg_pool": (0, 16, 0),
-    "batch_norm": (16, 0, 18),
+    "batch_norm": (16, 17, 18),
     "cast": (16, 17, 18),
     "clip": (16, 0, 0),
     "concat": (15, 17, 18),
@@ -30,21 +30,23 @@ _SEEN: Mapping[str, tuple[int, int, int]] = {
     "constexpr_lut_to_dense": (16, 16, 18),
     "constexpr_sparse_to_dense": (16, 16, 0),
     "conv": (16, 17, 18),
+    "conv_transpose": (16, 0, 0),
     "cos": (16, 0, 0),
     "cumsum": (0, 16, 0),
-    "einsum": (16, 0, 0),
+    "einsum": (16, 0, 16),
     "equal": (0, 17, 18),
     "expand_dims": (15, 17, 18),
     "fill": (0, 0, 15),
     "fill_like": (0, 16, 0),
     "floor_div": (0, 17, 0),
     "gather": (16, 17, 18),
-    "gather_along_axis": (16, 0, 0),
-    "gelu": (16, 16, 0),
+    "gather_along_axis": (16, 17, 0),
+    "gelu": (16, 16, 18),
     "greater": (0, 17, 0),
-    "greater_equal": (0, 0, 18),
+    "greater_equal": (0, 17, 18),
     "instance_norm": (0, 17, 0),
     "layer_norm": (16, 17, 18),
+    "leaky_relu": (16, 0, 0),
     "less": (0, 17, 0),
     "linear": (16, 17, 18),
     "logical_and": (0, 17, 0),
@@ -70,17 +72,18 @@ _SEEN: Mapping[str, tuple[int, int, int]] = {
     "shape": (0, 0, 15),
     "sigmoid": (16, 16, 18),
     "silu": (16, 16, 18),
-    "sin": (16, 17, 0),
+    "sin": (16, 17, 18),
     "slice_by_index": (15, 17, 18),
     "softmax": (16, 16, 18),
     "split": (15, 15, 15),
     "sqrt": (16, 17, 0),
-    "square": (16, 0, 0),
+    "square": (16, 17, 0),
     "squeeze": (15, 17, 18),
+    "stack": (0, 15, 0),
     "sub": (16, 17, 18),
     "tanh": (0, 17, 18),
     "tile": (15, 15, 15),
-    "topk": (16, 0, 0),
+    "topk": (16, 17, 18),
     "transpose": (15, 17, 18),
     "upsample_bilinear": (16, 16, 16),
     "upsample_nearest_neighbor": (15, 15, 0),
@@ -88,20 +91,18 @@ _SEEN: Mapping[str, tuple[int, int, int]] = {
 
 
 def histogram_key(operation: str, opset: str) -> tuple[str, bool]:
-    """The key of an operation type in a function of operation set `opset` (ios15 … ios18), and whether it was seen.
+    """The key of an operation type in a function of operation set `opset` (ios15 … ios18), and whether it is known.
 
-    >>> histogram_key("slice_by_index", "ios16"), histogram_key("reduce_mean", "ios18")
-    (('SliceByIndex', True), ('Ios16.reduceMean', True))
+    >>> histogram_key("slice_by_index", "ios16"), histogram_key("einsum", "ios17")
+    (('SliceByIndex', True), ('Ios16.einsum', True))
     """
     number = _NUMBERS[opset]
     if number == 15:
         return _camel(operation, upper=True), True
-    row = _SEEN.get(operation, (0, 0, 0))
-    seen = row[number - 16]
-    version = seen or _guess(row, number)
+    version, known = _version(_SEEN.get(operation, (0, 0, 0)), number)
     if version == 15:
-        return _camel(operation, upper=True), bool(seen)
-    return f"Ios{version}.{_camel(operation, upper=False)}", bool(seen)
+        return _camel(operation, upper=True), known
+    return f"Ios{version}.{_camel(operation, upper=False)}", known
 
 
 def histogram(operations: Mapping[str, int], opset: str) -> dict[str, int]:
@@ -114,12 +115,16 @@ def guessed(operations: Mapping[str, int], opset: str) -> list[str]:
     return sorted(key for key, seen in (histogram_key(kind, opset) for kind in operations) if not seen)
 
 
-def _guess(row: tuple[int, int, int], number: int) -> int:
-    """What the neighbouring operation sets suggest; failing that, that the newest set redefined the operation."""
+def _version(row: tuple[int, int, int], number: int) -> tuple[int, bool]:
+    """The operation set that last redefined an operation up to set `number`, and whether that is known."""
+    if row[number - 16]:
+        return row[number - 16], True
     later = [version for version in row[number - 15 :] if version]
     if later and later[0] < number:
-        return later[0]  # not redefined up to a later set, so not redefined here either
-    return 15 if number == 18 and row[1] == 15 else number  # what iOS 17 left alone, iOS 18 did too
+        return later[0], True  # a later set still names the older definition, so there is none in between
+    if number == 18 and row[1] == 15:
+        return 15, False  # what iOS 17 left alone, iOS 18 did too, as far as seen
+    return number, False
 
 
 def _camel(operation: str, *, upper: bool) -> str:
