@@ -181,7 +181,9 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
         }
         if planned.verify
         else {"kind": "not verified"},
-        "compiler": entries[planned.compile].measurements.get("compiler") if planned.compile else None,
+        "compiler": entries[planned.compile].measurements["compiler"] if planned.compile else None,
+        "compiler_version": entries[planned.compile].measurements["compiler_version"] if planned.compile else None,
+        "unverified_forms": entries[planned.compile].measurements["unverified"] if planned.compile else [],
         "steps": {
             name: {"seconds": entries[key].seconds, "peak_memory": entries[key].measurements.get("peak_memory")}
             for name, key in steps.items()

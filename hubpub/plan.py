@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hubpub import architectures, graphs
+from hubpub import __version__, architectures, graphs
 from hubpub.architectures import Architecture, Component
 from hubpub.artifact import package_stem
 from hubpub.config import Config
@@ -289,7 +289,8 @@ class _Maker:
         stem = package_stem(self.snapshot.source.name, component.name)
         return self.add(
             kind="compile",
-            params={"compiler": self.compiler, "stem": stem},
+            # the bundle names who wrote it, so another version of hubpub writes other bytes
+            params={"compiler": self.compiler, "stem": stem, "by": __version__},
             inputs={"package": FromStep(key=fill, path="model.mlpackage")},
             label=f"compile {label}",
             size=self.steps[fill].size // 50,  # weights are shared with the package

@@ -75,8 +75,8 @@ class Lines(Quiet):
     """One line an event, for logs."""
 
     def __init__(self) -> None:
-        self._cached = 0
         self._said = 0.0
+        self._finished: set[str] = set()  # labels of transfers that have come to their end
 
     def line(self, text: str) -> None:
         """The sentence, on stderr."""
@@ -93,8 +93,12 @@ class Lines(Quiet):
     def transfer(self, done: int, total: int, label: str) -> None:
         """A line every five seconds, and one at the end."""
         now = time.monotonic()
-        if done >= total or now - self._said > 5:
+        if done < total:
+            self._finished.discard(label)
+        if (done >= total and label not in self._finished) or now - self._said > 5:
             self._said = now
+            if done >= total:
+                self._finished.add(label)
             self.line(f"  {label}: {human(done)} of {human(total)}")
 
 

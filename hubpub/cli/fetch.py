@@ -1,4 +1,4 @@
-"""fetch, variants, verify."""
+"""fetch, variants, verify, audit."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     shared.command(app)(fetch)
     shared.command(app)(variants)
     shared.command(app)(verify)
+    shared.command(app)(audit)
 
 
 def fetch(
@@ -121,6 +122,33 @@ def verify(
             typer.echo(f"{finding.path} {finding.problem}", err=True)
         typer.echo(verified.summary)
     verb.raise_findings(verified)
+
+
+def audit(
+    target: Annotated[str, typer.Argument(help="A repo id (anyone's), or a folder.")],
+    revision: shared.Revision = None,
+    endpoint: shared.Endpoint = None,
+    token: shared.Token = None,
+    json: shared.Json = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Find what apps will stumble over in a release, without downloading its weights.
+
+    Example: hubpub audit apple/coreml-stable-diffusion-v1-5-palettized
+    """
+    from hubpub.verbs import audit as verb
+
+    with settings.session(endpoint=endpoint, token=token, quiet=json) as session:
+        audited = verb.audit(target, hub=session.hub, revision=revision)
+    if json:
+        shared.print_json(audited.to_json())
+    else:
+        for finding in audited.findings:
+            typer.echo(f"{finding.severity:7}  {finding.path}: {finding.sentence}")
+        for path, told in audited.bundles.items():
+            typer.echo(f"bundle   {path}: {told}")
+        typer.echo(f"{target}: {len(audited.variants)} variants, {len(audited.errors)} errors.")
+    verb.raise_errors(audited)
 
 
 def _configured(model: str | None, config: Path | None) -> str:

@@ -167,6 +167,11 @@ class Hub:
             raise FetchError(f"{path} of {repo_id} is larger than {limit} bytes.", hint="Is it the right repo?")
         return data
 
+    def peek(self, repo_id: str, commit: str | None, path: str, *, length: int, side: Side = "fetch") -> bytes:
+        """The first `length` bytes of a file of a repo (or all, where there are fewer); the rest is not read."""
+        with self.asking(side, repo_id, f"reading {path}"):
+            return session.patiently(lambda: self._read(repo_id, commit, path, length))[:length]
+
     def card_data(self, repo_id: str, commit: str | None = None, *, side: Side = "source") -> dict[str, Any]:
         """The front matter of a repo's card; empty where there is none or it is not YAML."""
         state = self.state(repo_id, commit, side=side)

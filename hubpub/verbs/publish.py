@@ -14,7 +14,8 @@ from hubpub.destinations.hub import HubDestination
 from hubpub.errors import CannotWrite, ConfigError, DigestMismatch, SourceNotFound
 from hubpub.hub import Account
 from hubpub.outcome import Outcome
-from hubpub.release import Operation, Release, RemoteState, merge, parse_manifest
+from hubpub.release import Operation, Release, RemoteState, merge, parse_manifest, variant_of
+from hubpub.verbs.audit import check_release
 from hubpub.verbs.convert import make, release
 from hubpub.verbs.prepare import Prepared, Session, flags, prepare
 
@@ -192,6 +193,12 @@ def _deliver(
         if delivery.dry_run:
             receipt = _dry_receipt(made.repo_id, operations, session, base)
         else:
+            new = [operation.artifact for operation in changes(operations) if operation.artifact is not None]
+            touched = {variant_of(artifact.path_in_repo) for artifact in new}
+            check_release(
+                (artifact for artifact in made.artifacts if variant_of(artifact.path_in_repo) in touched - {None}),
+                repo_id=made.repo_id,
+            )
             receipt = destination.deliver(made, operations, base=base, progress=session.report.transfer)
         return Published(receipt=receipt, operations=tuple(operations), dry_run=delivery.dry_run)
 

@@ -79,6 +79,16 @@ def test_everything_is_in_one_commit(hub: LocalHub, published: dict[str, Any], t
 
 
 @pytest.mark.slow
+def test_apps_find_what_they_look_for(hub: LocalHub, published: dict[str, Any]) -> None:
+    audited = json.loads(_hubpub(hub, "audit", REPO, "--json"))
+    assert [finding for finding in audited["findings"] if finding["severity"] == "error"] == []
+    for path, told in audited["bundles"].items():
+        attention = path.partition("/")[0]
+        assert told.startswith("hubpub ")
+        assert f"from {attention}/packages/Stable_Diffusion_version_org_tiny_" in told
+
+
+@pytest.mark.slow
 def test_again_does_no_step_and_sends_no_byte(hub: LocalHub, source: Path, published: dict[str, Any]) -> None:
     before = len(hub.requests)
     answer = json.loads(_hubpub(hub, "publish", str(source), *COMMON, "--json"))
