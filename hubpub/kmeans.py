@@ -32,7 +32,10 @@ _ROUNDS = 20
 
 def jit(function: Function) -> Function:
     """Compile on first use, once per machine. No fastmath: it would let the machine choose the rounding."""
-    return cast("Function", numba.njit(cache=True, nogil=True)(function))
+    try:
+        return cast("Function", numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # no folder to keep the machine code in: compile once per process
+        return cast("Function", numba.njit(nogil=True)(function))
 
 
 def exactly(values: Floats, weights: Floats, clusters: int) -> Ints:

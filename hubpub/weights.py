@@ -14,7 +14,7 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +35,7 @@ _NAME = re.compile(
 _PREFERENCE = (("safetensors", True), ("safetensors", False), ("bin", True), ("bin", False))
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library
 _CHUNK = 1 << 18  # elements converted or checked at once: the pieces stay in the processor's cache
+_WORTH_COMPILED = 1 << 17  # elements from which on importing numba is worth its half second
 _DAMAGED = "Fetch the source again; the file is incomplete or damaged."
 
 
@@ -159,9 +160,7 @@ class Weights(Mapping[str, npt.NDArray[Any]]):
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         tensor = self._tensors[name]
         array = self._raw(name)
-        if tensor.dtype == "BF16":
-            return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return array
+        return _widened(array) if tensor.dtype == "BF16" else array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -191,23 +190,15 @@ class Weights(Mapping[str, npt.NDArray[Any]]):
         Memory: the result and a few chunks. Raises BadWeights, naming the tensor, where a
         value is infinite, not a number, or too large for float16 (|w| > 65,504).
         """
-        array = self._raw(name)
-        dtype = self.dtype(name)
-        if dtype == "F16" and array.flags.c_contiguous:
-            result = array if array.flags.aligned else array.copy()
-            source = result.reshape(-1)
-        else:
-            result = np.empty(array.shape, np.float16)
-            # A strided tensor is flattened by copying it, which only old `.bin` files need.
-            source = array.reshape(-1)
+        array, dtype = self._raw(name), self.dtype(name)
+        mapped = dtype == "F16" and array.flags.c_contiguous and array.flags.aligned
+        result = array if mapped else np.empty(array.shape, np.float16)
+        convert = _check if mapped else _converter(dtype, array.size)
+        # A strided tensor is flattened by copying it, which only old `.bin` files need.
+        source, target = np.require(array, requirements="A").reshape(-1), result.reshape(-1)
         finite = True
         for start in range(0, source.size, _CHUNK):
-            piece = source[start : start + _CHUNK]
-            if result is not array:
-                target = result.reshape(-1)[start : start + _CHUNK]
-                _round(piece, target, bfloat16=dtype == "BF16")
-                piece = target
-            finite = finite and _finite(piece)
+            finite &= convert(source[start : start + _CHUNK], target[start : start + _CHUNK])
             self.release(name, first=start, count=_CHUNK)
         if not finite:
             raise BadWeights(
@@ -251,15 +242,33 @@ class Weights(Mapping[str, npt.NDArray[Any]]):
         return np.ndarray(tensor.shape, kind, self._maps[tensor.file], tensor.start, strides)
 
 
-def _finite(values: npt.NDArray[np.float16]) -> bool:
-    """Whether no element has the exponent of infinities and NaNs (three times as fast as np.isfinite)."""
-    return bool((values.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0) < 0x7C00)
+def _check(source: npt.NDArray[Any], target: npt.NDArray[np.float16]) -> bool:
+    """Whether no float16 has the exponent of infinities and NaNs (three times as fast as np.isfinite)."""
+    return bool((target.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0) < 0x7C00)
 
 
-def _round(source: npt.NDArray[Any], target: npt.NDArray[np.float16], *, bfloat16: bool) -> None:
-    """Round `source` into `target`; what is too large becomes infinite."""
+def _round(source: npt.NDArray[Any], target: npt.NDArray[np.float16]) -> bool:
+    """Round `source` into `target`; whether all of it is finite."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        target[...] = (source.astype(np.uint32) << np.uint32(16)).view(np.float32) if bfloat16 else source
+        target[...] = source
+    return _check(source, target)
+
+
+def _converter(dtype: str, size: int) -> Callable[[npt.NDArray[Any], npt.NDArray[np.float16]], bool]:
+    """How a tensor of that dtype and size is best rounded; all ways give the same bits."""
+    if dtype not in ("F32", "BF16"):
+        return _round
+    if size < _WORTH_COMPILED:
+        return _round if dtype == "F32" else lambda source, target: _round(_widened(source), target)
+    from hubpub import rounding
+
+    if dtype == "F32":
+        return lambda source, target: rounding.round_float32(source.view(np.uint32), target.view(np.uint16))
+    return lambda source, target: rounding.round_bfloat16(source, target.view(np.uint16))
+
+
+def _widened(bfloat16: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    return (bfloat16.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _map(path: Path) -> mmap.mmap:

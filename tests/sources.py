@@ -1,9 +1,9 @@
 """Diffusers sources with random weights, of true or toy size, written without torch.
 
 Names and shapes follow from the component's config by the rules in source_shapes.py.
-Values come from one
-seeded generator per tensor: conv and linear weights N(0, 1/sqrt(fan in)), norms near 1,
-small biases. The same family, size and seed give the same numbers in every layout.
+Values come from one seeded generator per tensor: conv and linear weights N(0, 1/sqrt(fan
+in)), norms near 1, small biases. The same family, size and seed give the same numbers in
+every layout.
 """
 
 from __future__ import annotations

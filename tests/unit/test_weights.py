@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sources import FAMILIES, Layout, components, make_source, tensors
 
+from hubpub import rounding
 from hubpub.errors import BadWeights, UnsafeWeights
 from hubpub.weights import canonical, choose, ignored_names, match_names, open_weights
 
@@ -178,6 +180,52 @@ def test_rounding_is_to_the_nearest_float16(tmp_path_factory: pytest.TempPathFac
     path = _safetensors(tmp_path_factory.mktemp("w") / "a.safetensors", {"x": ("F32", values.shape, values.tobytes())})
     with open_weights([path]) as weights:
         assert np.array_equal(weights.float16("x"), values.astype(np.float16))
+
+
+def _every_float16_and_what_lies_between() -> npt.NDArray[np.float32]:
+    exact = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = ((exact[1:].astype(np.float64) + exact[:-1]) / 2).astype(np.float32)
+    bits = np.concatenate([exact, between]).view(np.uint32).astype(np.int64)
+    near = np.concatenate([bits + step for step in (-2, -1, 0, 1, 2)])
+    values = near[(near >= 0) & (near < 0x477FF000)].astype(np.uint32).view(np.float32)
+    return np.concatenate([values, -values])
+
+
+def test_the_compiled_rounding_is_numpys_everywhere() -> None:
+    random = np.random.default_rng(0).integers(0, 0x477FF000, 500_000, dtype=np.uint32).view(np.float32)
+    for values in (_every_float16_and_what_lies_between(), random, -random):
+        target = np.empty(values.size, np.uint16)
+        assert rounding.round_float32(values.view(np.uint32), target)
+        assert np.array_equal(target, values.astype(np.float16).view(np.uint16))
+    words = np.arange(65536, dtype=np.uint16)
+    wide = (words.astype(np.uint32) << 16).view(np.float32)
+    finite = np.abs(wide) < 65520
+    target = np.empty(finite.sum(), np.uint16)
+    assert rounding.round_bfloat16(words[finite], target)
+    assert np.array_equal(target, wide[finite].astype(np.float16).view(np.uint16))
+
+
+@pytest.mark.parametrize("bits", [0x477FF000, 0x47800000, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FC00000, 0xFF800000])
+def test_the_compiled_rounding_tells_what_does_not_fit(bits: int) -> None:
+    assert not rounding.round_float32(np.array([0, bits, 0], np.uint32), np.empty(3, np.uint16))
+    if bits & 0xFFFF == 0:
+        assert not rounding.round_bfloat16(np.array([0, bits >> 16], np.uint16), np.empty(2, np.uint16))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F64"])
+def test_large_tensors_round_as_small_ones(tmp_path: Path, dtype: str) -> None:
+    values = _every_float16_and_what_lies_between()
+    assert values.size > 200_000
+    stored = {
+        "F32": values,
+        "F64": values.astype(np.float64),
+        "BF16": (values.view(np.uint32) >> 16).astype(np.uint16),
+    }[dtype]
+    wide = (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else stored
+    odd = {"odd": ("U8", (1,), b"x"), "x": (dtype, stored.shape, stored.tobytes())}
+    for entries in ({"x": odd["x"]}, odd):  # aligned, and not
+        with open_weights([_safetensors(tmp_path / "a.safetensors", entries)]) as weights:
+            assert weights.float16("x").tobytes() == wide.astype(np.float16).tobytes()
 
 
 # -- damaged safetensors ---------------------------------------------------------------------------------------
