@@ -13,6 +13,7 @@ A program's `blobFileValue.offset` is the offset of the *record*.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import struct
 from pathlib import Path
@@ -167,9 +168,12 @@ class BlobReader:
             raise BadPackage(f"The blob at offset {offset} of {self.path} holds {flat.size} elements, not {shape}.")
         return flat.reshape(shape)
 
+    def relax(self) -> None:
+        """Give back the memory of pages that were read; an array that looks into them reads them again."""
+        if hasattr(self._map, "madvise"):  # not on Windows
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         """Release the map (arrays that still use it keep it alive)."""
-        try:
+        with contextlib.suppress(BufferError):  # an array still looks into it; the map goes with the last one
             self._map.close()
-        except BufferError:
-            pass  # an array still looks into it; the map goes with the last one

@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 
 # Data types below a byte, as bits per element; stored packed, least significant bits first.
 SUB_BYTE = {dtype: bits for dtype, (_, bits) in BLOB_DTYPES.items() if bits < 8}
+# Mapped pages stay in memory until so many bytes were read; then they are let go of.
+_RELAX_AFTER = 64 << 20
 _SIGNED_SUB_BYTE = frozenset({schema.INT4})
 
 
@@ -70,6 +72,7 @@ class Weights:
     def __init__(self, folder: Path) -> None:
         self._folder = folder  # what `@model_path` stands for
         self._readers: dict[str, BlobReader] = {}
+        self._read = 0
 
     def reader(self, file_name: str) -> BlobReader:
         """The reader of `@model_path/weights/weight.bin` or a sibling of it."""
@@ -79,6 +82,14 @@ class Weights:
                 raise BadPackage(f"A constant refers to {file_name!r}, which is not inside the package.")
             self._readers[file_name] = BlobReader(self._folder / relative)
         return self._readers[file_name]
+
+    def reading(self, size: int) -> None:
+        """Take note that `size` bytes are about to be read; what was read long before is let go of."""
+        self._read += size
+        if self._read > _RELAX_AFTER:
+            self._read = size
+            for reader in self._readers.values():
+                reader.relax()
 
     def close(self) -> None:
         """Release all maps."""
@@ -128,11 +139,12 @@ def _blob(value: schema.Value.BlobFileValue, dtype: int, shape: tuple[int, ...],
             f"A constant of {needed} bytes of {schema.DataType.Name(dtype)} points to a blob of {size} bytes "
             f"of {schema.DataType.Name(stored)} (offset {offset} of {reader.path})."
         )
-    if dtype in SUB_BYTE:
-        return Constant(
-            dtype=dtype, shape=shape, read=lambda: np.frombuffer(reader.read(offset), np.uint8), mapped=True
-        )
-    return Constant(dtype=dtype, shape=shape, read=lambda: reader.array(offset, shape), mapped=True)
+
+    def read() -> Array:
+        weights.reading(size)
+        return np.frombuffer(reader.read(offset), np.uint8) if dtype in SUB_BYTE else reader.array(offset, shape)
+
+    return Constant(dtype=dtype, shape=shape, read=read, mapped=True)
 
 
 def _literal(tensor: schema.TensorValue, dtype: int, shape: tuple[int, ...]) -> Any:

@@ -65,12 +65,14 @@ def l2_pool(
     pad_type: str,
     strides: Ints | None = None,
     pad: Ints | None = None,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """Square root of the sum of squares of each window; 1-D and 2-D. iOS 15. Reference: iOS15.pool.l2_pool"""
     spatial = x.ndim - 2
     strides = strides or (1,) * spatial
     pads = window_pads(pad_type, pad, x.shape[2:], kernel_sizes, strides, (1,) * spatial)
-    mean = _AVG[spatial](apply_pads(x * x, pads, 0.0), kernel_sizes, strides)
+    extra = _ceil_extra(x, pads, kernel_sizes, strides) if ceil_mode else ((0, 0),) * spatial
+    mean = _AVG[spatial](apply_pads(apply_pads(x * x, pads, 0.0), extra, 0.0), kernel_sizes, strides)
     return torch.sqrt(mean * math.prod(kernel_sizes))
 
 
