@@ -187,26 +187,45 @@ class Weights(Mapping[str, npt.NDArray[Any]]):
     def float16(self, name: str) -> npt.NDArray[np.float16]:
         """The tensor rounded to float16, C order: a view of the file where it holds just that, else a copy.
 
-        Memory: the result and a few chunks. Raises BadWeights, naming the tensor, where a
-        value is infinite, not a number, or too large for float16 (|w| > 65,504).
+        Raises BadWeights, naming the tensor, where a value is infinite, not a number, or
+        too large for float16 (|w| > 65,504).
         """
-        array, dtype = self._raw(name), self.dtype(name)
-        mapped = dtype == "F16" and array.flags.c_contiguous and array.flags.aligned
-        result = array if mapped else np.empty(array.shape, np.float16)
-        convert = _check if mapped else _converter(dtype, array.size)
-        # A strided tensor is flattened by copying it, which only old `.bin` files need.
-        source, target = np.require(array, requirements="A").reshape(-1), result.reshape(-1)
-        finite = True
-        for start in range(0, source.size, _CHUNK):
-            finite &= convert(source[start : start + _CHUNK], target[start : start + _CHUNK])
-            self.release(name, first=start, count=_CHUNK)
-        if not finite:
-            raise BadWeights(
-                f"The tensor {name} of {self._paths[self._tensors[name].file].name} holds values that are infinite, "
-                "not a number, or too large for float16.",
-                hint="The checkpoint is broken, or was never meant for 16 bits; use another revision of it.",
-            )
+        array = self._raw(name)
+        result = array if self._is_float16(name, array) else np.empty(array.shape, np.float16)
+        for _ in self._pieces(name, _CHUNK, result.reshape(-1)):
+            pass
         return result
+
+    def pieces(self, name: str, size: int) -> Iterator[npt.NDArray[np.float16]]:
+        """The elements of float16(name), `size` at a time; memory: one piece, whatever dtype the file has."""
+        return self._pieces(name, size, None)
+
+    def _pieces(
+        self, name: str, size: int, target: npt.NDArray[np.float16] | None
+    ) -> Iterator[npt.NDArray[np.float16]]:
+        array = self._raw(name)
+        # A strided tensor is flattened by copying it, which only old `.bin` files need.
+        source = np.require(array, requirements="A").reshape(-1)
+        mapped = self._is_float16(name, array)
+        convert = _check if mapped else _converter(self.dtype(name), array.size)
+        for start in range(0, source.size, size):
+            piece = source[start : start + size]
+            if target is not None:
+                rounded = target[start : start + size]
+            else:
+                rounded = piece if mapped else np.empty(piece.size, np.float16)
+            if not convert(piece, rounded):
+                raise BadWeights(
+                    f"The tensor {name} of {self._paths[self._tensors[name].file].name} holds values that are "
+                    "infinite, not a number, or too large for float16.",
+                    hint="The checkpoint is broken, or was never meant for 16 bits; use another revision of it.",
+                )
+            yield rounded
+            self.release(name, first=start, count=size)
+
+    def _is_float16(self, name: str, array: npt.NDArray[Any]) -> bool:
+        """Whether the file holds the tensor just as float16() returns it."""
+        return self.dtype(name) == "F16" and array.flags.c_contiguous and array.flags.aligned
 
     def release(self, name: str, *, first: int = 0, count: int | None = None) -> None:
         """Give the pages of `count` elements (default: all) back to the system; reading them again reads the file."""

@@ -45,7 +45,7 @@ _INDEX_TYPES = {1: schema.UINT1, 2: schema.UINT2, 4: schema.UINT4, 6: schema.UIN
 _THREADS = 2
 _AHEAD = 3  # tensors in work or waiting to be written
 _ELEMENTS_AHEAD = 40_000_000  # of all those together, if it is more than one: bounds the memory
-_PIECE = 1 << 22  # elements in memory at once, of a tensor that is palettized
+_PIECE = 1 << 20  # elements in memory at once, of a tensor that is palettized
 _EXACT_SNR = 200.0  # dB; stands for infinity, which JSON has not
 
 Array = npt.NDArray[Any]
@@ -232,9 +232,9 @@ def _consumed(block: schema.Block, kind: str) -> Iterator[str]:
 
 def _fill(constant: _Constant, weights: Weights) -> _Filled:
     """Read, round, palettize: all that one constant needs, and nothing that another one does."""
-    array = _values(constant, weights)
     if constant.bits:
-        return _palette(array, constant, weights)
+        return _palette(constant, weights)
+    array = _values(constant, weights)
     if not _belongs_in_file(constant.dtype, constant.shape, ios18=constant.ios18):
         return _Filled(blobs=(), inline=array)
     return _Filled(blobs=(_blob(constant.dtype, array),))
@@ -253,22 +253,23 @@ def _values(constant: _Constant, weights: Weights) -> Array:
     return np.ascontiguousarray(array, dtype)
 
 
-def _palette(array: Array, constant: _Constant, weights: Weights) -> _Filled:
+def _palette(constant: _Constant, weights: Weights) -> _Filled:
     # Not at the top: numba takes half a second, which a 16-bit fill has no use for.
     from hubpub.palettize import fit, histogram, packed_indices
 
-    flat, bits = array.reshape(-1), constant.bits
+    bits, elements = constant.bits, math.prod(constant.shape)
     counts = np.zeros(65536, np.uint32)
-    for start in range(0, flat.size, _PIECE):
-        counts += histogram(flat[start : start + _PIECE])
-        weights.release(constant.held, first=start, count=_PIECE)
+    for piece in _pieces(constant, weights):
+        counts += histogram(piece)
     table = fit(counts, bits)
-    packed = np.empty(-(-flat.size * bits // 8), np.uint8)
-    for start in range(0, flat.size, _PIECE):  # a piece's indices fill whole bytes
-        packed[start * bits // 8 : (start + _PIECE) * bits // 8] = packed_indices(flat[start : start + _PIECE], table)
-        weights.release(constant.held, first=start, count=_PIECE)
+    packed = np.empty(-(-elements * bits // 8), np.uint8)
+    at = 0
+    for piece in _pieces(constant, weights):  # all but the last fill whole bytes
+        part = packed_indices(piece, table)
+        packed[at : at + part.size] = part
+        at += part.size
     if constant.ios18:
-        indices = _blob(_INDEX_TYPES[bits], packed, padding=packed.size * 8 - flat.size * bits)
+        indices = _blob(_INDEX_TYPES[bits], packed, padding=packed.size * 8 - elements * bits)
     else:
         indices = _blob(schema.UINT8, packed)
     # A table of 1 or 2 bits has fewer entries than a blob: it stays in the program.
@@ -280,6 +281,13 @@ def _palette(array: Array, constant: _Constant, weights: Weights) -> _Filled:
         snr=_EXACT_SNR if exact else 10 * math.log10(table.squared_sum / table.squared_error),
         largest_error=table.largest_error,
     )
+
+
+def _pieces(constant: _Constant, weights: Weights) -> Iterator[npt.NDArray[np.float16]]:
+    """The constant's elements, a few at a time."""
+    if constant.reference and constant.reference.transform:
+        return iter([_values(constant, weights).reshape(-1)])
+    return weights.pieces(constant.held, _PIECE)
 
 
 def _blob(dtype: int, data: Array, *, padding: int = 0) -> _Blob:
