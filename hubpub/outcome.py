@@ -64,6 +64,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
             "verify": plan.verify,
         },
         "scheduler": facts.scheduler_name,
+        "scheduler_config": {key: value for key, value in facts.scheduler.items() if not key.startswith("_")},
         "prediction_type": facts.prediction_type,
         "scaling_factor": facts.scaling_factor,
         "card": _card(outcome),

@@ -1,4 +1,4 @@
-"""compile, run: commands for packages that are on this disk."""
+"""compile, run, generate: commands for packages that are on this disk."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     shared.command(app, name="compile")(compile_packages)
     shared.command(app)(run)
+    shared.command(app)(generate)
 
 
 def compile_packages(
@@ -68,3 +69,47 @@ def run(
         for feature in result[kind]:
             detail = feature.get("path") or feature.get("range") or ""
             typer.echo(f"{kind[:-1]:6}  {feature['name']}  {feature['dtype']} {feature['shape']}  {detail}".rstrip())
+
+
+def generate(
+    target: Annotated[str, typer.Argument(help="A fetched or converted folder; with --compare, a source.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="What to draw.")],
+    negative: Annotated[str, typer.Option("--negative-prompt", help="What not to draw.")] = "",
+    seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same picture.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the scheduler.")] = 20,
+    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale; 1 is none.")] = 7.5,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path("picture.png"),
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Draw with the source in PyTorch and at 16, 8, 6 and 4 bits, side by side."),
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option("--source", help="Diffusers folder with tokenizer and scheduler, if TARGET has none.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    endpoint: shared.Endpoint = None,
+    token: shared.Token = None,
+    json: shared.Json = False,
+    quiet: shared.QuietFlag = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Draw a picture with published packages, without a Mac.
+
+    Example: hubpub generate models/coreml-digits-palettized_original_packages --prompt "a handwritten seven"
+    """
+    from hubpub.cli import settings
+    from hubpub.drawing import Request
+    from hubpub.verbs import generate as verb
+
+    request = Request(prompt=prompt, negative=negative, seed=seed, steps=steps, guidance=guidance)
+    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet) as session:
+        if compare:
+            drawn = verb.compare(target, request, out, session=session, device=device)
+        else:
+            drawn = verb.generate(Path(target), request, out, session=session, source=source, device=device)
+    if json:
+        shared.print_json(drawn.to_json())
+        return
+    typer.echo(str(drawn.path))
+    for bits, value in drawn.psnr.items():
+        typer.echo(f"{bits:>3} bits  {value:6.2f} dB against the source in PyTorch", err=True)

@@ -1,0 +1,187 @@
+"""Pictures from Core ML packages: text encoder, scheduler, UNet with guidance, VAE decoder; no Core ML needed.
+
+What is drawn is drawn by the published packages alone, on hubpub's runtime. The tokenizer
+is transformers', the scheduler diffusers', both from the source's own files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hubpub.errors import BadInput, ConfigError, ToolMissing
+
+if TYPE_CHECKING:
+    from hubpub.runtime import Model
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+# What a scheduler's class is looked up by; others could be anything.
+_SCHEDULER = "Scheduler"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to draw. `guidance` 1 is none; `seed` is that of torch's CPU generator, as in diffusers."""
+
+    prompt: str
+    negative: str = ""
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 7.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painter:
+    """The parts of a pipeline, loaded."""
+
+    text_encoder: Model
+    unet: Model
+    vae_decoder: Model
+    tokenizer: Any
+    scheduler_config: Mapping[str, Any]
+    scheduler_class: str
+    scaling_factor: float
+
+    def encode(self, text: str) -> Floats:
+        """Token embeddings of a text: (1, C, 1, 77), as the UNet takes them."""
+        length = self.text_encoder.inputs[0].shape[1]
+        ids = self.tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
+        hidden = self.text_encoder.predict({"input_ids": np.asarray([ids], np.float32)})["last_hidden_state"]
+        return np.ascontiguousarray(hidden.transpose(0, 2, 1)[:, :, None, :]).astype(np.float32)
+
+    def denoise(self, sample: Floats, timestep: float, embeddings: Floats) -> Floats:
+        """The UNet's output for rows of `sample` (N, 4, H, W), as many at once as the package takes."""
+        batch = self.unet.inputs[0].shape[0]
+        rows = []
+        for start in range(0, len(sample), batch):
+            piece = sample[start : start + batch]
+            filled = np.resize(piece, (batch, *piece.shape[1:])).astype(np.float16)
+            context = np.resize(embeddings[start : start + batch], (batch, *embeddings.shape[1:])).astype(np.float16)
+            given = {
+                "sample": filled,
+                "timestep": np.full((batch,), timestep, np.float16),
+                "encoder_hidden_states": context,
+            }
+            rows.append(self.unet.predict(given)["noise_pred"][: len(piece)])
+        return np.concatenate(rows).astype(np.float32)
+
+    def decode(self, latent: Floats) -> Pixels:
+        """A latent (1, 4, H, W) as a picture (8H, 8W, 3)."""
+        scaled = (latent / self.scaling_factor).astype(np.float16)
+        image = self.vae_decoder.predict({"z": scaled})["image"][0]
+        return np.asarray((image.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
+
+    def scheduler(self, steps: int) -> Any:
+        """A new scheduler of the source's kind, set to that many steps."""
+        made = scheduler_class(self.scheduler_class).from_config(dict(self.scheduler_config))
+        made.set_timesteps(steps)
+        return made
+
+
+def draw(painter: Painter, request: Request) -> Pixels:
+    """One picture (H, W, 3), uint8. The same request gives the same picture."""
+    import torch
+
+    shape = painter.unet.inputs[0].shape[1:]
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    scheduler = painter.scheduler(request.steps)
+    latent = torch.randn((1, *shape), generator=generator) * scheduler.init_noise_sigma
+    guided = request.guidance != 1
+    texts = [request.negative, request.prompt] if guided else [request.prompt]
+    embeddings = np.concatenate([painter.encode(text) for text in texts])
+    for timestep in scheduler.timesteps:
+        given = scheduler.scale_model_input(latent, timestep).numpy()
+        predicted = painter.denoise(np.repeat(given, len(texts), axis=0), float(timestep), embeddings)
+        noise = predicted[0] + request.guidance * (predicted[1] - predicted[0]) if guided else predicted[0]
+        latent = scheduler.step(torch.from_numpy(noise[None]), timestep, latent).prev_sample
+    return painter.decode(latent.numpy())
+
+
+def load(packages: Path, tokenizer: Path, facts: Mapping[str, Any], *, device: str = "cpu") -> Painter:
+    """The packages of a folder (`…_text_encoder`, `…_unet`, `…_vae_decoder`), ready to draw.
+
+    `tokenizer` holds vocab.json and merges.txt; `facts` are the manifest's
+    `scheduler_config`, `scheduler` and `scaling_factor`. Raises BadInput where a part is missing.
+    """
+    from hubpub import runtime
+
+    parts = {
+        name: runtime.load(find(packages, name), device=device) for name in ("text_encoder", "unet", "vae_decoder")
+    }
+    return Painter(
+        **parts,
+        tokenizer=read_tokenizer(tokenizer, length=parts["text_encoder"].inputs[0].shape[1]),
+        scheduler_config=facts["scheduler_config"],
+        scheduler_class=facts["scheduler"],
+        scaling_factor=float(facts["scaling_factor"]),
+    )
+
+
+def find(packages: Path, part: str) -> Path:
+    """The package of a component in a folder, by the ending of its name."""
+    found = sorted(packages.glob(f"*_{part}.mlpackage"))
+    if len(found) != 1:
+        what = "no" if not found else "more than one"
+        raise BadInput(f"{packages} holds {what} *_{part}.mlpackage.", hint="Name a folder of one variant's packages.")
+    return found[0]
+
+
+def read_tokenizer(folder: Path, *, length: int) -> Any:
+    """CLIP's tokenizer from vocab.json and merges.txt alone, which is all that a release holds."""
+    try:
+        from transformers import CLIPTokenizer
+    except ImportError as error:
+        raise _missing("transformers") from error
+    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    end = max(vocab, key=lambda token: vocab[token])
+    start = "<|startoftext|>" if "<|startoftext|>" in vocab else end
+    return CLIPTokenizer(
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        bos_token=start,
+        eos_token=end,
+        unk_token=end,
+        pad_token=end,
+        model_max_length=length,
+    )
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler of diffusers by its name (`PNDM`, `DDIM`, …); a name that is none is refused."""
+    try:
+        diffusers = importlib.import_module("diffusers")
+    except ImportError as error:
+        raise _missing("diffusers") from error
+    found = getattr(diffusers, f"{name.removesuffix(_SCHEDULER)}{_SCHEDULER}", None)
+    if not name.isidentifier() or found is None or not hasattr(found, "set_timesteps"):
+        raise ConfigError(f"diffusers has no scheduler {name!r}.", hint="Choose one with --scheduler, such as DDIM.")
+    return found
+
+
+def sheet(pictures: Mapping[str, Pixels]) -> Any:
+    """Pictures side by side under their labels, as one PIL image."""
+    from PIL import Image, ImageDraw
+
+    height, width = next(iter(pictures.values())).shape[:2]
+    margin, line = 12, 18 * (1 + max(label.count("\n") for label in pictures))
+    size = ((width + margin) * len(pictures) + margin, height + line + 2 * margin)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    for number, (label, pixels) in enumerate(pictures.items()):
+        left = margin + number * (width + margin)
+        pen.multiline_text((left, margin // 2), label, fill="black", font_size=13)
+        canvas.paste(Image.fromarray(pixels), (left, line + margin))
+    return canvas
+
+
+def _missing(package: str) -> ToolMissing:
+    return ToolMissing(f"Drawing needs {package}.", hint="Install it with `pip install 'hubpub[convert]'`.")

@@ -1,0 +1,197 @@
+"""generate: a picture drawn by published packages; or a sheet that compares widths with the source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubpub import drawing
+from hubpub.artifact import MANIFEST
+from hubpub.config import effective
+from hubpub.drawing import Painter, Pixels, Request
+from hubpub.errors import BadInput, ConfigError
+from hubpub.execute import locate
+from hubpub.facts import MODEL_INDEX
+from hubpub.outcome import Outcome
+from hubpub.release import parse_manifest
+from hubpub.remembered import Memory
+from hubpub.step import FromStep
+from hubpub.verbs.convert import make
+from hubpub.verbs.prepare import Session, prepare
+
+COMPARED: tuple[int, ...] = (16, 8, 6, 4)
+_TOKENIZER = ("vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A picture that was written, and how near to the source each compared width came (PSNR in dB)."""
+
+    path: Path
+    request: Request
+    psnr: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {"path": str(self.path), **vars(self.request), "psnr": dict(self.psnr)}
+
+
+def generate(
+    folder: Path, request: Request, out: Path, *, session: Session, source: Path | None = None, device: str = "cpu"
+) -> Drawn:
+    """Draw one picture with the packages in `folder` and write it to `out` (PNG).
+
+    `folder` is one that was fetched or converted; `source` names a diffusers folder where
+    neither tells of tokenizer and scheduler.
+    """
+    packages, tokenizer, facts = _resources(folder, source, session)
+    painter = drawing.load(packages, tokenizer, facts, device=device)
+    _save(drawing.draw(painter, request), out)
+    return Drawn(path=out, request=request, psnr={})
+
+
+def compare(
+    source: str, request: Request, out: Path, *, session: Session, bits: Sequence[int] = COMPARED, device: str = "cpu"
+) -> Drawn:
+    """Draw the same picture with the source in PyTorch and with packages of several widths, side by side.
+
+    The packages come from the store, or are made (their weights checked, nothing else).
+    """
+    pictures: dict[str, Pixels] = {}
+    psnr: dict[str, float] = {}
+    reference: Pixels | None = None
+    for width in bits:
+        settings = {"source": source, "bits": width, "attention": ["original"], "formats": ["packages"]}
+        prepared = prepare(effective({}, {**settings, "verify": "weights", "license": "unknown"}), session, owner=None)
+        outcome = make(prepared, session)
+        root = prepared.opened.folder(prepared.opened.paths(), session.report.transfer)
+        if reference is None:
+            session.report.line("  drawing with the source in PyTorch")
+            reference = pictures["PyTorch"] = draw_with_diffusers(root, request)
+        session.report.line(f"  drawing at {width} bits")
+        painter = _painter_of(outcome, root, session, device)
+        picture = drawing.draw(painter, request)
+        psnr[str(width)] = round(picture_psnr(reference, picture), 2)
+        pictures[f"{width} bits\n{psnr[str(width)]:.1f} dB"] = picture
+    out.parent.mkdir(parents=True, exist_ok=True)
+    drawing.sheet(pictures).save(out)
+    return Drawn(path=out, request=request, psnr=psnr)
+
+
+def picture_psnr(reference: Pixels, measured: Pixels) -> float:
+    """PSNR of 8-bit pictures in dB: 20·log10(255 / RMS difference); 200 for equal ones."""
+    import numpy as np
+
+    error = float(np.sqrt(np.mean((reference.astype(np.float64) - measured.astype(np.float64)) ** 2)))
+    return 20 * float(np.log10(255 / error)) if error else 200.0
+
+
+def draw_with_diffusers(folder: Path, request: Request) -> Pixels:
+    """The same picture by diffusers' own pipeline, in fp32 on the CPU."""
+    import numpy as np
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, local_files_only=True
+    ).to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    answer = pipeline(
+        request.prompt,
+        negative_prompt=request.negative,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="np",
+    )
+    return np.asarray(answer.images[0] * 255).round().astype(np.uint8)
+
+
+def _painter_of(outcome: Outcome, root: Path, session: Session, device: str) -> Painter:
+    """A painter on the packages of an outcome, where the store has them."""
+    from hubpub import runtime
+
+    parts = {}
+    for planned in outcome.plan.components:
+        if planned.component.name in ("text_encoder", "unet", "vae_decoder"):
+            given = FromStep(key=planned.fill, path="model.mlpackage")
+            parts[planned.component.name] = runtime.load(locate(given, store=session.store, source=None), device=device)
+    facts = outcome.facts
+    return Painter(
+        **parts,
+        tokenizer=drawing.read_tokenizer(root / "tokenizer", length=parts["text_encoder"].inputs[0].shape[1]),
+        scheduler_config=facts.scheduler,
+        scheduler_class=facts.scheduler_name,
+        scaling_factor=facts.scaling_factor,
+    )
+
+
+def _resources(folder: Path, source: Path | None, session: Session) -> tuple[Path, Path, Mapping[str, Any]]:
+    """The folder of packages, the one of the tokenizer, and what the manifest says of scheduler and scale."""
+    if not folder.is_dir():
+        raise BadInput(f"There is no folder {folder}.", hint="Name one that was fetched or converted.")
+    if source is not None:
+        return folder, source / "tokenizer", _facts_of_source(source)
+    if (folder / MANIFEST).is_file():
+        manifest = parse_manifest((folder / MANIFEST).read_bytes())
+        for packages in sorted(folder.glob("*/packages")):
+            tokenizer = packages.parent / "compiled"
+            if manifest is not None and all((tokenizer / name).is_file() for name in _TOKENIZER):
+                return packages, tokenizer, manifest
+    known = Memory().remembered.fetched(folder)
+    if known is not None:
+        return folder, *_from_repo(known, session)
+    raise ConfigError(
+        f"{folder} tells of no tokenizer and scheduler.", hint="Name the source's diffusers folder with --source."
+    )
+
+
+def _facts_of_source(source: Path) -> Mapping[str, Any]:
+    from hubpub.facts import read_facts
+
+    if not (source / MODEL_INDEX).is_file():
+        raise BadInput(f"{source} is not a diffusers folder.", hint=f"It has no {MODEL_INDEX}.")
+    facts = read_facts(lambda path: _read(source / path), name=str(source))
+    return {
+        "scheduler_config": facts.scheduler,
+        "scheduler": facts.scheduler_name,
+        "scaling_factor": facts.scaling_factor,
+    }
+
+
+def _from_repo(known: Mapping[str, Any], session: Session) -> tuple[Path, Mapping[str, Any]]:
+    """Tokenizer and manifest of the repo that a folder was fetched from, kept beside the store."""
+    repo_id, commit = str(known["repo_id"]), str(known["commit"])
+    kept = session.store.root / "tokenizers" / commit
+    if not (kept / MANIFEST).is_file():
+        state = session.hub.state(repo_id, commit)
+        paths = {path.rpartition("/")[2]: path for path in _tokenizer_paths(state)}
+        if state is None or state.manifest is None or len(paths) < len(_TOKENIZER):
+            raise ConfigError(
+                f"{repo_id} holds no tokenizer beside its models.", hint="Name the source's folder with --source."
+            )
+        kept.mkdir(parents=True, exist_ok=True)
+        for name, path in paths.items():
+            (kept / name).write_bytes(session.hub.read(repo_id, commit, path, limit=16 << 20))
+        (kept / MANIFEST).write_text(json.dumps(state.manifest), encoding="utf-8")
+    return kept, json.loads((kept / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _tokenizer_paths(state: Any) -> Iterator[str]:
+    for file in state.files if state is not None else ():
+        if file.path.endswith(tuple(f"/compiled/{name}" for name in _TOKENIZER)):
+            yield file.path
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _save(picture: Pixels, out: Path) -> None:
+    from PIL import Image
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(out)
