@@ -27,9 +27,12 @@ from hubpub.runtime.constants import Weights
 from hubpub.runtime.features import Feature, checked_inputs, feature
 from hubpub.runtime.machine import Machine, Watch
 from hubpub.runtime.ops.control import Cell
-from hubpub.runtime.program import Input, Numerics, Program, bind
+from hubpub.runtime.program import Input, Numerics, Program, bind, constant_shape, names
 
 Array = npt.NDArray[Any]
+
+# Operations after which indices are still indices of the same table.
+_SAME_ELEMENTS = ("cast", "identity", "reshape", "squeeze", "expand_dims", "add", "select", "greater_equal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,25 @@ class Model:
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             results = dict(zip(self._program.outputs, machine.run(self._program.block, env), strict=True))
         return {item.name: _declared(item, results[item.name]) for item in self.outputs}
+
+    def operations(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """The operations in order: the name of the first result, the op, and the values that it uses."""
+        steps = (part for step in self._program.block.steps for part in step.parts or (step,))
+        return [(step.outputs[0].name, step.type, tuple(names(step))) for step in steps if step.outputs]
+
+    def table_sizes(self, name: str) -> list[int]:
+        """How many rows the tables have that an input's elements, perhaps after a cast, are indices of."""
+        reached = {name}
+        sizes: list[int] = []
+        for step in self._program.block.steps:
+            used = reached.intersection(names(step))
+            if not used:
+                continue
+            if step.type == "gather":
+                sizes += constant_shape(step, "x")[:1]
+            elif step.type in _SAME_ELEMENTS:
+                reached |= {output.name for output in step.outputs}
+        return sizes
 
     def _placed(self, item: Input, array: Array) -> torch.Tensor:
         """An input on the device, in the dtype and rank that the program has for it."""

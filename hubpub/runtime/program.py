@@ -275,7 +275,7 @@ def _chained(steps: list[Step], outputs: Sequence[Binding]) -> list[Step]:
     kept = {name for binding in outputs for name in _refs(binding)}
     gone: set[int] = set()
     joined: dict[int, Step] = {}
-    for positions, plan in chains.find(steps, _names, kept):
+    for positions, plan in chains.find(steps, names, kept):
         if gone.intersection(positions) or joined.keys() & set(positions):
             continue
         parts = tuple(steps[i] for i in positions)
@@ -286,7 +286,7 @@ def _chained(steps: list[Step], outputs: Sequence[Binding]) -> list[Step]:
 
 def _chain(parts: tuple[Step, ...], plan: chains.Plan) -> Step:
     made = {output.name for part in parts for output in part.outputs}
-    used = dict.fromkeys(name for part in parts for name in _names(part) if name not in made)
+    used = dict.fromkeys(name for part in parts for name in names(part) if name not in made)
     last = parts[-1]
     return Step(
         type="+".join(part.type for part in parts),
@@ -305,20 +305,32 @@ def _set_releases(steps: Sequence[Step], outputs: Sequence[Binding], own: set[st
     seen: set[str] = set()
     made = {output.name for step in steps for output in step.outputs} | own
     for step in reversed(steps):
-        used = set(_names(step)) | {output.name for output in step.outputs}
+        used = set(names(step)) | {output.name for output in step.outputs}
         step.release.extend(sorted((used & made) - seen - kept))
         seen |= used
 
 
-def _names(step: Step) -> Iterable[str]:
+def names(step: Step) -> Iterable[str]:
     """The runtime values that a step and the blocks inside it use."""
     for _, _, binding in step.wanted:
         yield from _refs(binding)
     for block in step.blocks:
         for inner in block.steps:
-            yield from _names(inner)
+            yield from names(inner)
         for output in block.outputs:
             yield from _refs(output)
+
+
+def constant_shape(step: Step, parameter: str) -> tuple[int, ...]:
+    """The shape of an argument that is a constant, without reading it; () where it is none."""
+    if isinstance(step.known.get(parameter), torch.Tensor):
+        return tuple(step.known[parameter].shape)
+    for name, _, binding in step.wanted:
+        if name == parameter and isinstance(binding, Constant):
+            return binding.shape
+        if name == parameter and isinstance(binding, Expression):
+            return binding.step.outputs[binding.index].shape or ()
+    return ()
 
 
 def _refs(binding: Binding) -> Iterable[str]:
