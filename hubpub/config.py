@@ -2,6 +2,9 @@
 
 A file holds settings, and under `[[models]]` what to publish; a model's own settings win
 over the file's, flags win over both. `[tool.hubpub]` of a pyproject.toml is read alike.
+
+Where a token comes from and which Hub it is sent to is no matter of a file: a folder
+that somebody cloned must not send a token elsewhere.
 """
 
 from __future__ import annotations
@@ -53,6 +56,12 @@ class Settings(BaseModel):
     license: str | None = Field(None, description="Licence id for the card, where the source names none.")
     template: str | None = Field(None, description="Card template of one's own (Jinja2).")
     compiler: Literal["auto", "portable", "apple"] = Field("auto", description="Who writes compiled bundles.")
+    # How it is delivered: no part of what is made, so no part of a plan (exclude).
+    private: bool = Field(False, exclude=True, description="Make a new repo private.")
+    create_pr: bool = Field(False, exclude=True, description="Open a pull request instead of committing.")
+    branch: str | None = Field(None, exclude=True, description="Commit to this branch; by default main.")
+    tag: str | None = Field(None, exclude=True, description="Tag the commit.")
+    prune: bool = Field(False, exclude=True, description="Remove variants of ours that the settings do not name.")
 
 
 class Model(Settings):
@@ -82,10 +91,49 @@ class Config(Model):
         return 1 if self.batch_one else 2
 
 
-class File(Settings):
-    """A hubpub.toml."""
+class Fetch(BaseModel):
+    """What `hubpub fetch` brings, where its flags do not say."""
 
-    models: tuple[Mapping[str, Any], ...] = ()
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variant: str = Field("original/packages", description="ATTENTION/FORMAT.")
+    revision: str | None = Field(None, description="Branch, tag or commit of the repo; by default main.")
+    dest: str | None = Field(None, description="Folder to write into; by default models/<repo>_<variant>.")
+    zip: bool = Field(False, description="Download the archive and unpack it.")
+
+
+class File(Settings):
+    """A hubpub.toml: settings for all models, the models, and how this project runs and fetches."""
+
+    models: tuple[Mapping[str, Any], ...] = Field((), description="What to publish, each with settings of its own.")
+    jobs: int | None = Field(None, ge=1, description="Steps at once; by default the number of cores, at most 4.")
+    memory: float | None = Field(
+        None, ge=0.1, description="GB that steps may use together; by default 80 % of what is free."
+    )
+    fetch: Fetch = Field(Fetch.model_validate({}), description="What `hubpub fetch` brings.")
+
+
+# Keys of a file that are no settings of a model.
+_FILE_ONLY = frozenset(File.model_fields) - frozenset(Settings.model_fields)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a hubpub.toml, for editors."""
+    made, model = File.model_json_schema(), Model.model_json_schema()
+    definitions = {**made.pop("$defs", {}), **model.pop("$defs", {}), "Model": model}
+    made["properties"]["models"]["items"] = {"$ref": "#/$defs/Model"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **made,
+        "title": FILE,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def read_defaults(path: Path | None, folder: Path) -> File:
+    """What a config file says for all of its models, for running and for fetching; defaults where there is no file."""
+    table = _table(path, folder) or {}
+    return _validate(File, {key: value for key, value in table.items() if key != "models"})
 
 
 def read_file(path: Path | None, folder: Path) -> tuple[dict[str, Any], ...]:
@@ -96,11 +144,11 @@ def read_file(path: Path | None, folder: Path) -> tuple[dict[str, Any], ...]:
     table = _table(path, folder)
     if table is None:
         return ()
-    shared = {key: value for key, value in table.items() if key != "models"}
     models = table.get("models", [])
     if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
         raise ConfigError(f"`models` in {FILE} is not a list of tables.", hint="Write [[models]] before each model.")
-    _validate(File, shared)
+    _validate(File, {key: value for key, value in table.items() if key != "models"})
+    shared = {key: value for key, value in table.items() if key not in _FILE_ONLY}
     return tuple({**shared, **model} for model in models) or (shared,)
 
 
@@ -146,7 +194,7 @@ def _validate(kind: type[_Kind], values: Mapping[str, Any]) -> _Kind:
         given = first.get("input")
         if first["type"] == "extra_forbidden":
             raise UnknownKey(
-                f"{place!r} is no key of {FILE}.", hint=_nearest(place, tuple(kind.model_fields))
+                f"{place!r} is no key of {FILE}.", hint=_nearest(place.rpartition(".")[2], _keys(kind, first["loc"]))
             ) from None
         if first["type"] == "literal_error":
             allowed = [word.strip(" '") for word in str(first["ctx"]["expected"]).replace(" or ", ", ").split(",")]
@@ -154,6 +202,11 @@ def _validate(kind: type[_Kind], values: Mapping[str, Any]) -> _Kind:
                 f"{given!r} is no known value of {place}.", hint=_nearest(str(given), allowed)
             ) from None
         raise ConfigError(f"{place} = {given!r} cannot be used: {first['msg'].lower()}.") from None
+
+
+def _keys(kind: type[BaseModel], place: Sequence[int | str]) -> tuple[str, ...]:
+    """The keys of the table that a place of a file lies in."""
+    return tuple((Fetch if kind is File and len(place) > 1 and place[0] == "fetch" else kind).model_fields)
 
 
 def _nearest(word: str, allowed: Sequence[str]) -> str:

@@ -81,12 +81,15 @@ To = Annotated[
 ]
 LatentHeight = Annotated[int | None, typer.Option("--latent-height", help="Latent height (image height / 8).")]
 LatentWidth = Annotated[int | None, typer.Option("--latent-width", help="Latent width (image width / 8).")]
-BatchOne = Annotated[bool | None, typer.Option("--batch-one", help="UNet for batch 1 instead of 2.")]
+BatchOne = Annotated[bool | None, typer.Option("--batch-one/--no-batch-one", help="UNet for batch 1 instead of 2.")]
 TargetOption = Annotated[
     str | None,
     typer.Option("--deployment-target", help="macOS13/iOS16, macOS14/iOS17 or macOS15/iOS18 [default: macOS13]."),
 ]
-NoSafetyChecker = Annotated[bool, typer.Option("--no-safety-checker", help="Leave the safety checker out.")]
+SafetyChecker = Annotated[
+    bool | None,
+    typer.Option("--safety-checker/--no-safety-checker", help="Convert the source's safety checker [default: yes]."),
+]
 Template = Annotated[Path | None, typer.Option("--template", help="Card template of your own (Jinja2).")]
 Compiler = Annotated[
     str | None, typer.Option("--compiler", help="auto, portable, or apple (needs Xcode) [default: auto].")
@@ -114,7 +117,7 @@ def command(group: typer.Typer, *, name: str | None = None) -> Callable[[Callabl
             try:
                 function(*args, **kwargs)
             except HubpubError as error:
-                _show(error, debug=bool(kwargs.get("debug")))
+                show_error(error, debug=bool(kwargs.get("debug")))
                 raise typer.Exit(error.exit_status) from None
             except Exception as error:
                 # Whatever was not foreseen is a fault of ours: said in a sentence, and shown whole to who asks.
@@ -132,7 +135,8 @@ def command(group: typer.Typer, *, name: str | None = None) -> Callable[[Callabl
     return register
 
 
-def _show(error: HubpubError, *, debug: bool) -> None:
+def show_error(error: HubpubError, *, debug: bool = False) -> None:
+    """A sentence and a hint, on stderr."""
     if debug:
         import traceback
 

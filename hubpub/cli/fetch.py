@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 def fetch(
     repo: Repo = None,
-    variant: Annotated[str, typer.Option("--variant", help="ATTENTION/FORMAT.")] = "original/packages",
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="ATTENTION/FORMAT [default: original/packages].")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Source of the model, where hubpub.toml names several.")
     ] = None,
@@ -33,7 +35,7 @@ def fetch(
     dest: Annotated[
         Path | None, typer.Option("--dest", help="Folder to write into [default: models/<repo>_<variant>].")
     ] = None,
-    archive: Annotated[bool, typer.Option("--zip", help="Download the archive and unpack it.")] = False,
+    archive: Annotated[bool | None, typer.Option("--zip/--no-zip", help="Download the archive and unpack it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be downloaded.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Download again, and remove files that do not belong.")
@@ -52,14 +54,15 @@ def fetch(
     from hubpub.verbs import fetch as verb
 
     repo_id = repo or _configured(model, config)
+    wanted = settings.fetching(config, variant=variant, revision=revision, dest=dest, zip=archive)
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet) as session:
         fetched = verb.run(
             repo_id,
-            variant,
+            wanted.variant,
             hub=session.hub,
-            revision=revision,
-            dest=dest,
-            archive=archive,
+            revision=wanted.revision,
+            dest=Path(wanted.dest) if wanted.dest is not None else None,
+            archive=wanted.zip,
             dry_run=dry_run,
             force=force,
             progress=session.report.transfer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,9 @@ from hubpub.cli import app as shared
 from hubpub.cli import settings
 
 if TYPE_CHECKING:
+    from hubpub.report import Reporter
     from hubpub.verbs.publish import Published
+    from hubpub.verbs.several import Attempt, Work
 
 Source = Annotated[
     str | None,
@@ -44,7 +47,7 @@ def publish(
     latent_width: shared.LatentWidth = None,
     batch_one: shared.BatchOne = None,
     deployment_target: shared.TargetOption = None,
-    no_safety_checker: shared.NoSafetyChecker = False,
+    safety_checker: shared.SafetyChecker = None,
     template: shared.Template = None,
     compiler: shared.Compiler = None,
     dry_run: Annotated[
@@ -53,13 +56,19 @@ def publish(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="With --dry-run: exit status 11 where something would change.")
     ] = False,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
+    create_pr: Annotated[
+        bool | None, typer.Option("--create-pr/--no-create-pr", help="Open a pull request instead of committing.")
+    ] = None,
     branch: Annotated[str | None, typer.Option("--branch", help="Commit to this branch.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
+    private: Annotated[bool | None, typer.Option("--private/--no-private", help="Make a new repo private.")] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Tag the commit.")] = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove variants of ours that this run does not name.")
-    ] = False,
+        bool | None, typer.Option("--prune/--no-prune", help="Remove variants of ours that this run does not name.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write a summary into this folder: Markdown, JSON, KEY=VALUE.", metavar="DIR"),
+    ] = None,
     jobs: shared.Jobs = None,
     memory: shared.Memory = None,
     config: shared.ConfigFile = None,
@@ -71,27 +80,49 @@ def publish(
 ) -> None:
     """Convert a source, verify it, and publish all variants in one commit.
 
-    A folder that `hubpub convert` made is published as it is.
+    A folder that `hubpub convert` made is published as it is. Of several models in hubpub.toml, one that fails
+    does not stop the others; the exit status is that of the first that failed.
 
     Example: hubpub publish prompthero/openjourney-v4 --tag v1
     """
+    from functools import partial
+
     from hubpub.verbs import publish as verb
+    from hubpub.verbs.several import Work
 
     given = settings.flags(
         to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
         license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
-        deployment_target=deployment_target, no_safety_checker=no_safety_checker, template=template, compiler=compiler,
+        deployment_target=deployment_target, safety_checker=safety_checker, template=template, compiler=compiler,
+        create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune,
     )  # fmt: skip
-    delivery = verb.Delivery(dry_run=dry_run, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune)
-    with settings.session(endpoint=endpoint, token=token, jobs=jobs, memory=memory, quiet=json or quiet) as session:
+    how = settings.running(config, jobs=jobs, memory=memory)
+    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         if source is not None and verb.is_converted(Path(source)):
-            results = [verb.publish_folder(Path(source), repo_id=to, delivery=delivery, session=session)]
+            delivery = verb.Delivery(
+                dry_run=dry_run, create_pr=bool(create_pr), branch=branch, private=bool(private), tag=tag,
+                prune=bool(prune),
+            )  # fmt: skip
+            folder = partial(verb.publish_folder, Path(source), repo_id=to, delivery=delivery, session=session)
+            work = [Work(source=source, repo_id=to, publish=folder)]
         else:
-            models = settings.models(source, config, given)
-            results = [verb.publish_config(model, delivery=delivery, session=session) for model in models]
-    for published in results:
-        _show(published, json=json, quiet=quiet)
-    if dry_run and exit_code and not all(published.nothing_to_do for published in results):
+            work = [
+                Work(
+                    source=model.source,
+                    repo_id=model.to,
+                    publish=partial(
+                        verb.publish_config, model, delivery=verb.Delivery.of(model, dry_run=dry_run), session=session
+                    ),
+                )
+                for model in settings.models(source, config, given)
+            ]
+        attempts = _attempt(work, session.report)
+    if report is not None:
+        from hubpub.summary import write
+
+        write(attempts, report)
+    _conclude(attempts, json=json, quiet=quiet)
+    if dry_run and exit_code and not all(attempt.published and attempt.published.nothing_to_do for attempt in attempts):
         raise typer.Exit(11)
 
 
@@ -111,7 +142,7 @@ def convert(
     latent_width: shared.LatentWidth = None,
     batch_one: shared.BatchOne = None,
     deployment_target: shared.TargetOption = None,
-    no_safety_checker: shared.NoSafetyChecker = False,
+    safety_checker: shared.SafetyChecker = None,
     template: shared.Template = None,
     compiler: shared.Compiler = None,
     jobs: shared.Jobs = None,
@@ -136,9 +167,10 @@ def convert(
     given = settings.flags(
         to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
         license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
-        deployment_target=deployment_target, no_safety_checker=no_safety_checker, template=template, compiler=compiler,
+        deployment_target=deployment_target, safety_checker=safety_checker, template=template, compiler=compiler,
     )  # fmt: skip
-    with settings.session(endpoint=endpoint, token=token, jobs=jobs, memory=memory, quiet=json or quiet) as session:
+    how = settings.running(config, jobs=jobs, memory=memory)
+    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         models = settings.models(source, config, given)
         if len(models) > 1:
             raise ConfigError("The config file lists several models.", hint="Name the source of the one to convert.")
@@ -165,7 +197,7 @@ def plan(
     latent_width: shared.LatentWidth = None,
     batch_one: shared.BatchOne = None,
     deployment_target: shared.TargetOption = None,
-    no_safety_checker: shared.NoSafetyChecker = False,
+    safety_checker: shared.SafetyChecker = None,
     compiler: shared.Compiler = None,
     config: shared.ConfigFile = None,
     endpoint: shared.Endpoint = None,
@@ -182,7 +214,7 @@ def plan(
     given = settings.flags(
         to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
         license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
-        deployment_target=deployment_target, no_safety_checker=no_safety_checker, compiler=compiler,
+        deployment_target=deployment_target, safety_checker=safety_checker, compiler=compiler,
     )  # fmt: skip
     with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
         plans = []
@@ -230,10 +262,43 @@ def _show_plan(made: Any, missing: set[str]) -> None:
         typer.echo(f"  {target.path_in_repo}")
 
 
-def _show(published: Published, *, json: bool, quiet: bool) -> None:
-    if json:
-        shared.print_json(published.to_json())
-    elif quiet:
+def _attempt(work: Sequence[Work], report: Reporter) -> list[Attempt]:
+    """Publish each model; of several, say at once what became of it."""
+    from hubpub.verbs.several import attempts
+
+    made = []
+    for attempt in attempts(work):
+        made.append(attempt)
+        if attempt.error is not None and len(work) > 1:
+            report.warn(f"{attempt.source} failed: {attempt.error.message}")
+    return made
+
+
+def _conclude(attempts: Sequence[Attempt], *, json: bool, quiet: bool) -> None:
+    """Show every receipt and error; the first error ends the command."""
+    several = len(attempts) > 1
+    if json and (several or attempts[0].error is None):
+        told = [attempt.to_json() for attempt in attempts]
+        shared.print_json(told if several else told[0])
+    for attempt in attempts:
+        if attempt.published is not None and not json:
+            _show(attempt.published, quiet=quiet)
+        elif attempt.error is not None and several:
+            typer.echo(f"{attempt.source}:", err=True)
+            shared.show_error(attempt.error)
+    if several and not json and not quiet:
+        from hubpub.cli.show import show_attempts
+
+        show_attempts(attempts)
+    failed = [attempt.error for attempt in attempts if attempt.error is not None]
+    if failed and several:
+        raise typer.Exit(failed[0].exit_status)
+    if failed:
+        raise failed[0]
+
+
+def _show(published: Published, *, quiet: bool) -> None:
+    if quiet:
         typer.echo(published.receipt.pull_request or published.receipt.url)
     else:
         from hubpub.cli.show import show_published

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hubpub.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hubpub.config import Config
+    from hubpub.config import Config, Fetch
     from hubpub.verbs.prepare import Session
 
 
 def flags(**given: Any) -> dict[str, Any]:
     """Options as settings: what was not given is left out."""
     settings = {key: value for key, value in given.items() if value is not None}
-    if settings.pop("no_safety_checker", False):
-        settings["safety_checker"] = False
     if "floor" in settings:
         settings["floor"] = dict(_floor(text) for text in settings["floor"])
     if "template" in settings:
@@ -39,6 +37,32 @@ def models(source: str | None, config: Path | None, given: Mapping[str, Any]) ->
         return [effective(model, given) for model in listed or ({},)]
     found = next((model for model in listed if model.get("source") == source), {})
     return [effective(found, {**given, "source": source})]
+
+
+def running(config: Path | None, *, jobs: int | None, memory: float | None) -> dict[str, Any]:
+    """How much may run at once: what the flags say, else the config file."""
+    from hubpub.config import read_defaults
+
+    defaults = read_defaults(config, Path.cwd())
+    return {
+        "jobs": jobs if jobs is not None else defaults.jobs,
+        "memory": memory if memory is not None else defaults.memory,
+    }
+
+
+def fetching(config: Path | None, *, dest: Path | None, **given: Any) -> Fetch:
+    """What to fetch: what the flags say, else the config file."""
+    from hubpub.config import read_defaults
+
+    defaults = read_defaults(config, Path.cwd()).fetch
+    if dest is None and defaults.dest is not None:
+        place = Path(defaults.dest)
+        if place.anchor or ".." in place.parts:  # a folder that somebody cloned writes nowhere else
+            raise ConfigError(
+                f"fetch.dest = {defaults.dest!r} is not inside this folder.", hint="Name such a folder with --dest."
+            )
+    flags = {"dest": str(dest) if dest is not None else None, **given}
+    return defaults.model_copy(update={key: value for key, value in flags.items() if value is not None})
 
 
 @contextmanager

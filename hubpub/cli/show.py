@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,6 +12,7 @@ from hubpub.report import human, table
 
 if TYPE_CHECKING:
     from hubpub.verbs.publish import Published
+    from hubpub.verbs.several import Attempt
 
 
 def show_published(published: Published) -> None:
@@ -31,6 +33,24 @@ def show_published(published: Published) -> None:
         if receipt.tag:
             typer.echo(f"Tagged {receipt.tag}.")
     typer.echo(receipt.pull_request or receipt.url)
+
+
+def show_attempts(attempts: Sequence[Attempt]) -> None:
+    """A line for each of several models."""
+    rows = []
+    for attempt in attempts:
+        published, error = attempt.published, attempt.error
+        if error is not None:
+            result = f"failed: {type(error).__name__}"
+        elif published is not None and published.nothing_to_do:
+            result = "nothing to do"
+        elif published is not None and published.dry_run:
+            result = f"{len(changes(published.operations))} files would change"
+        else:
+            result = "published"
+        sent = human(published.receipt.sent_bytes) if published is not None and not published.dry_run else ""
+        rows.append({"model": attempt.source, "repo": attempt.repo_id or "", "result": result, "sent": sent})
+    typer.echo("\n" + table(rows, right=frozenset({"sent"})))
 
 
 def _show_dry_run(published: Published) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,18 @@ class Delivery:
     tag: str | None = None
     prune: bool = False
 
+    @classmethod
+    def of(cls, config: Config, *, dry_run: bool = False) -> Delivery:
+        """What a model's settings say of it."""
+        return cls(
+            dry_run=dry_run,
+            create_pr=config.create_pr,
+            branch=config.branch,
+            private=config.private,
+            tag=config.tag,
+            prune=config.prune,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
@@ -40,6 +52,7 @@ class Published:
     operations: tuple[Operation, ...]
     dry_run: bool = False
     steps_to_do: tuple[str, ...] = ()
+    manifest: Mapping[str, Any] | None = None  # None in a dry run of what is not made yet
 
     @property
     def nothing_to_do(self) -> bool:
@@ -200,7 +213,9 @@ def _deliver(
                 repo_id=made.repo_id,
             )
             receipt = destination.deliver(made, operations, base=base, progress=session.report.transfer)
-        return Published(receipt=receipt, operations=tuple(operations), dry_run=delivery.dry_run)
+        return Published(
+            receipt=receipt, operations=tuple(operations), dry_run=delivery.dry_run, manifest=made.manifest
+        )
 
 
 def _dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:
