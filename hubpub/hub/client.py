@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from huggingface_hub.utils._http import hf_raise_for_status
 from hubpub.artifact import CARD, MANIFEST
 from hubpub.errors import CannotWrite, CardInvalid, FetchError
 from hubpub.hub import download, session
-from hubpub.hub.translate import Side, translated
+from hubpub.hub.translate import Side, translated, trusting
 from hubpub.release import MAX_MANIFEST_BYTES, RemoteFile, RemoteState, parse_manifest
 from hubpub.source import Snapshot, Source, SourceFile
 from hubpub.store import Digests
@@ -32,12 +33,13 @@ _MAX_CARD_BYTES = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Who a token belongs to. `can_write` is None where the Hub does not tell."""
+    """Who a token belongs to. `can_write` is None where the Hub does not tell; `only` is the one repo it is for."""
 
     name: str
     orgs: tuple[str, ...]
     can_write: bool | None
     token_name: str | None = None
+    only: str | None = None
 
 
 @contextmanager
@@ -53,18 +55,32 @@ def connect(endpoint: str | None = None, token: str | None = None) -> Iterator[H
 
 
 class Hub:
-    """One endpoint (None: HF_ENDPOINT, else huggingface.co) with one token (None: the one the user logged in with)."""
+    """One endpoint (None: HF_ENDPOINT, else huggingface.co) with one token.
 
-    def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
+    None is the token of Trusted Publishing where HF_OIDC_RESOURCE is set, else the one the user logged in with;
+    `anonymous` is none at all.
+    """
+
+    def __init__(self, endpoint: str | None = None, token: str | None = None, *, anonymous: bool = False) -> None:
         session.install()
-        self.api = HfApi(endpoint=endpoint, token=token, library_name="hubpub")
+        self.api = HfApi(endpoint=endpoint, token=False if anonymous else token, library_name="hubpub")
         self.endpoint = self.api.endpoint.rstrip("/")
         self._token = token
+        self._anonymous = anonymous
 
     @property
     def token(self) -> str | None:
-        """The token that requests carry, if there is one."""
-        return self._token or get_token()
+        """The token that requests carry, if any. CannotWrite when Trusted Publishing is asked for and refused."""
+        if self._token or self._anonymous:
+            return self._token
+        with trusting(os.environ.get("HF_OIDC_RESOURCE"), endpoint=self.endpoint):
+            return get_token()
+
+    @property
+    def trusted_for(self) -> str | None:
+        """The one repo that the token is for, where it is one of Trusted Publishing."""
+        resource = os.environ.get("HF_OIDC_RESOURCE", "")
+        return resource if "/" in resource and not self._token and not self._anonymous else None
 
     @property
     def offline(self) -> bool:
@@ -78,7 +94,14 @@ class Hub:
             yield
 
     def whoami(self) -> Account:
-        """The token's account. CannotWrite when there is no token or the Hub does not know it."""
+        """The token's account. CannotWrite when there is no token or the Hub does not know it.
+
+        A token of Trusted Publishing opens the routes of its repo only, not the one that says whose it is
+        (huggingface_hub's pull request 4290): its account is the repo's owner.
+        """
+        if self.trusted_for is not None and self.token:
+            owner = self.trusted_for.partition("/")[0]
+            return Account(name=owner, orgs=(), can_write=True, token_name="Trusted Publishing", only=self.trusted_for)
         with self.asking("write", "the Hub", "asking who the token belongs to"):
             # the Hub limits how often this may be asked
             told = session.patiently(lambda: self.api.whoami(cache=True))

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import httpx2
 from huggingface_hub import set_client_factory
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -82,7 +82,7 @@ def patiently(call: Callable[[], _T], *, patience: float = PATIENCE) -> _T:
     while True:
         try:
             return call()
-        except (HfHubHTTPError, httpx2.TransportError, ConnectionError, RuntimeError) as error:
+        except (HfHubHTTPError, httpx2.TransportError, RuntimeError) as error:
             end = end or time.monotonic() + patience
             wait = wait_before_retry(error, pause)
             if wait is None or time.monotonic() + wait > end:
@@ -100,10 +100,10 @@ def wait_before_retry(error: Exception, pause: float) -> float | None:
             return None
         asked = _asked_wait(error.response)
         return pause * random.uniform(0.5, 1.0) if asked is None else asked + random.uniform(0, 0.5)
-    lasting = isinstance(error, httpx2.UnsupportedProtocol | httpx2.ProxyError | OfflineModeIsEnabled)
-    if isinstance(error, httpx2.TransportError | ConnectionError) and not lasting:
-        return pause * random.uniform(0.5, 1.0)
-    return None
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.ProxyError):
+        return None
+    # hf_xet's errors (ConnectionError) are not here: it has tried again for minutes before it raises
+    return pause * random.uniform(0.5, 1.0) if isinstance(error, httpx2.TransportError) else None
 
 
 def scrub(text: str, *secrets: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
@@ -16,6 +17,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    OIDCError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -72,6 +74,31 @@ def translated(side: Side, *, repo_id: str, endpoint: str, token: str | None = N
         raise problem from None
 
 
+@contextmanager
+def trusting(resource: str | None, *, endpoint: str) -> Iterator[None]:
+    """Ask for a token, which Trusted Publishing may have to exchange for one of CI's; CannotWrite when it does not."""
+    if not resource:
+        yield
+        return
+    try:
+        yield
+    except OIDCError:
+        raise CannotWrite(
+            f"HF_OIDC_RESOURCE is set to {resource}, and this job has no identity token of its CI.",
+            hint="Give the job `permissions: id-token: write`, or unset HF_OIDC_RESOURCE and use a token.",
+        ) from None
+    except HfHubHTTPError as error:
+        raise CannotWrite(
+            f"{scrub(endpoint)} does not trust this job to publish to {resource} (it answered "
+            f"{error.response.status_code}).",
+            hint="Add the workflow under Trusted Publishers in the repo's settings (it must exist), or use a token.",
+        ) from None
+    except (httpx2.HTTPError, KeyError, ValueError) as error:
+        raise CannotWrite(
+            f"No token could be had for {resource} ({scrub(_short(error))}).", hint="Check the network and run again."
+        ) from None
+
+
 def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, doing: str = "") -> HubpubError:
     """One of our errors for one of the client's."""
     if type(error) is RuntimeError and isinstance(error.__cause__, CLIENT_ERRORS):
@@ -95,6 +122,11 @@ def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, do
             )
         case httpx2.TimeoutException():
             return failed(f"{endpoint} did not answer in time{_in(doing)}.", hint=_AGAIN)
+        case ConnectionError() if (refused := _XET_STATUS.search(str(error))) and side == "write":
+            return CannotWrite(
+                f"The Hub's storage refused the upload to {repo_id} (status {refused[1]}).",
+                hint=f"Use a token with write access to that repo: {_LOG_IN}.",
+            )
         case httpx2.HTTPError() | ConnectionError():
             return failed(f"{endpoint} cannot be reached{_in(doing)} ({_short(error)}).", hint=_AGAIN)
         case HFValidationError():
@@ -126,6 +158,8 @@ def _answered(error: HfHubHTTPError, side: Side, *, repo_id: str, endpoint: str,
     return _status(error, side, repo_id=repo_id, endpoint=endpoint, doing=doing)
 
 
+# hf_xet tells the status of an answer in words only.
+_XET_STATUS: Final = re.compile(r"client error \((401|403) ")
 _AGAIN: Final = "Check the network and run the same command again; what is done stays done."
 
 

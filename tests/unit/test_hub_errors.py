@@ -21,6 +21,7 @@ from hubpub.hub.translate import Side, explain, translated
 
 TOKEN = "hf_abcdefghijklmnop"
 ENDPOINT = "https://hub.example"
+XET = "Network error: Request error: HTTP status client error ({}), domain: https://cas.example/v1"
 
 
 def answer(
@@ -56,6 +57,8 @@ def wrapped(cause: Exception) -> RuntimeError:
         (httpx2.ReadTimeout("slow"), errors.SourceError, errors.FetchError, errors.UploadFailed),
         (httpx2.ConnectError("refused"), errors.SourceError, errors.FetchError, errors.UploadFailed),
         (ConnectionError("xet"), errors.SourceError, errors.FetchError, errors.UploadFailed),
+        (ConnectionError(XET.format("403 Forbidden")), errors.SourceError, errors.FetchError, errors.CannotWrite),
+        (ConnectionError(XET.format("404 Not Found")), errors.SourceError, errors.FetchError, errors.UploadFailed),
         (session.TooBusy(600), errors.SourceError, errors.FetchError, errors.UploadFailed),
         (theirs.OfflineModeIsEnabled("x"), errors.SourceError, errors.FetchError, errors.UploadFailed),
         (theirs.LocalTokenNotFoundError("x"), errors.CannotWrite, errors.CannotWrite, errors.CannotWrite),
@@ -139,7 +142,7 @@ class TestPatience:
         return waits
 
     def test_until_it_works(self, clock: list[float]) -> None:
-        trouble = iter([answer(503), httpx2.ReadTimeout("x"), ConnectionError("x"), wrapped(answer(500)), None])
+        trouble = iter([answer(503), httpx2.ReadTimeout("x"), httpx2.WriteError("x"), wrapped(answer(500)), None])
 
         def call() -> str:
             error = next(trouble)
