@@ -74,7 +74,12 @@ class Session:
         """The Hub that sources come from."""
         from hubpub.hub import Hub
 
-        return Hub(endpoint=None, token=self.source_token) if self.separate_source else self.hub
+        if self.separate_source:
+            return Hub(endpoint=None, token=self.source_token)
+        if self.hub.trusted_for is not None:  # its token is for the destination only
+            token = os.environ.get("HF_TOKEN") or None
+            return Hub(endpoint=self.endpoint, token=token, anonymous=token is None)
+        return self.hub
 
 
 @dataclass(frozen=True, kw_only=True)

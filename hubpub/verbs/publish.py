@@ -169,6 +169,11 @@ def is_converted(folder: Path) -> bool:
 def _check_rights(account: Account, repo_id: str, delivery: Delivery) -> None:
     """Whether the token may write there, as far as the Hub tells beforehand."""
     owner = repo_id.partition("/")[0]
+    if account.only not in (None, repo_id):
+        raise CannotWrite(
+            f"The token is for {account.only} alone, and the destination is {repo_id}.",
+            hint=f"Set HF_OIDC_RESOURCE to {repo_id}.",
+        )
     if account.can_write is False:
         raise CannotWrite(
             f"The token of {account.name} may only read.", hint="Make one that may write in the Hub's settings."
