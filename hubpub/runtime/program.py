@@ -251,7 +251,12 @@ class _Binder:
         return self.look_up(binding.name, scope)
 
     def output(self, value: schema.NamedValueType) -> Output:
-        if value.type.WhichOneof("type") != "tensorType":
+        kind = value.type.WhichOneof("type")
+        if kind == "listType":
+            return Output(
+                name=value.name, dtype=self.numerics.storage(value.type.listType.type.tensorType.dataType), shape=None
+            )
+        if kind != "tensorType":
             return Output(name=value.name, dtype=None, shape=None)
         tensor = value.type.tensorType
         known = all(d.WhichOneof("dimension") == "constant" or not d.unknown.variadic for d in tensor.dimensions)

@@ -163,7 +163,7 @@ def constexpr_sparse_blockwise_shift_scale(
     return places.astype(np.uint8), values[places]
 
 
-def constexpr_cast(source_val: Array, dtype: torch.dtype) -> Array:
+def constexpr_cast(source_val: Array, dtype: torch.dtype, output_dtype: str = "") -> Array:
     """The constant in another float dtype. iOS 16. Reference: iOS16.constexpr_ops.constexpr_cast"""
     return source_val.astype(HOST_FLOATS[dtype])
 

@@ -46,10 +46,25 @@ def while_loop(loop_vars: Values, blocks: Sequence[Block]) -> tuple[Any, ...]:
 
 
 def make_list(
-    elem_shape: Any, device: torch.device, init_length: int = 1, dynamic_length: bool = True, dtype: str = "fp32"
+    elem_shape: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    init_length: int = 1,
+    dynamic_length: bool = True,
 ) -> list[Tensor | None]:
-    """A list of init_length places with nothing in them yet. iOS 15. Reference: iOS15.control_flow.make_list"""
-    return [None] * init_length
+    """A list of init_length places: zeros where elem_shape is numbers, nothing yet where it holds names. iOS 15.
+
+    Reference: iOS15.control_flow.make_list
+    """
+    sizes = [getattr(size, "item", lambda size=size: size)() for size in _flat(elem_shape)]
+    if any(isinstance(size, str) for size in sizes):
+        return [None] * init_length
+    return [torch.zeros(sizes, dtype=dtype, device=device)] * init_length
+
+
+def _flat(parts: Any) -> list[Any]:
+    several = parts if isinstance(parts, list | tuple) else [parts]
+    return [size for part in several for size in (part.reshape(-1) if hasattr(part, "reshape") else [part])]
 
 
 def list_length(ls: Any) -> Tensor:
