@@ -121,17 +121,12 @@ def exported(network: Network) -> torch.export.ExportedProgram:
     return program
 
 
-def lower(
-    network: Network, target: str, constant: Constant, *, program: torch.export.ExportedProgram | None = None
-) -> schema.Model:
-    """The model of a network with stand-in parameters; `constant` sees every float constant, after fp16.
-
-    `program` is what `exported` made of the network, where it is at hand; its state_dict counts.
-    """
+def lower(network: Network, target: str, constant: Constant) -> schema.Model:
+    """The model of a network with stand-in parameters; `constant` sees every float constant, after fp16."""
     mb.name_count.clear()  # names that coremltools makes up are numbered for the whole process
     with _quiet():
         mil = ct.convert(
-            program or exported(network),
+            exported(network),
             convert_to="milinternal",
             pass_pipeline=ct.PassPipeline.EMPTY,
             **_interface(network, target),

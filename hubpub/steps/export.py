@@ -1,12 +1,12 @@
 """export: a component's config → its Graph, the ML Program without weights.
 
 No weight passes through torch or coremltools. Every parameter of the network is a
-stand-in: one number of its own, broadcast to the parameter's shape without taking memory.
-In the program that coremltools makes, each constant tells by its number which tensor of
-the source belongs in its place. A uniform stand-in cannot show that a pass transposed a
-square matrix, so the same network, made small where weights do not care, is lowered twice
-more with stand-ins that number their rows, and then their columns: every constant must
-come out as it went in.
+stand-in: numbers that only this parameter has, one for each row, repeated along the row
+without taking memory. In the program that coremltools makes, each constant tells by its
+numbers which tensor of the source belongs in its place, and that no pass moved its rows.
+Whether one moved something within the rows is seen on a second, small lowering: the same
+network with the least of what weights do not hear (pixels, batch, heads), whose stand-ins
+number what is in a row instead.
 
 params: what architectures.export_params gives. inputs: none. out: graph.mlmodel, graph.json.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,20 @@ import torch
 from hubpub.errors import StepFailed
 from hubpub.graph import Graph, GraphInfo, Reference, main_block
 from hubpub.mil import schema_pb2 as schema
-from hubpub.nets.lowering import COREMLTOOLS_VERSION, compact, exported, lower
-from hubpub.nets.networks import Network, build
+from hubpub.nets.lowering import COREMLTOOLS_VERSION, compact, convert, lower
+from hubpub.nets.networks import Network, build, load
 
 KIND = "export"
 VERSION = 1
 
 Array = np.ndarray[Any, Any]
 Params = Mapping[str, Any]
+Numbering = Callable[[int, tuple[int, ...]], Array]  # index and shape of a parameter → its stand-in
 
 _HINT = "This is a fault of hubpub or of the installed torch or coremltools; please report it with their versions."
 
-# fp16 bit patterns from which stand-ins that number something are drawn: normal, and not so near to zero that
-# coremltools would take two for one.
+# fp16 bit patterns from which stand-ins are drawn: normal, and not so near to zero that coremltools would take two
+# for one. 7 divides neither 1 nor any other literal's distance from the first, so no literal begins like a stand-in.
 _FIRST_CODE, _CODES = 0x1400, 0x7C00 - 0x1400
 
 
@@ -56,13 +57,23 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]
 
 def export(params: Params) -> Graph:
     """The proven graph for `params`; raises StepFailed where the proof fails."""
-    model, proof = _identified(build(params), params["target"])
-    proof["permutations"] = _permutations(params, consumers(model))
+    network, small = build(params), _small(params)
+    model, found = _lowered(network, params["target"], _numbered_rows)
+    other, again = _lowered(build(small), small["target"], _numbered_columns)
+    if consumers(other) != consumers(model):
+        raise StepFailed("The small network uses its weights in another way than the real one.", hint=_HINT)
     info = GraphInfo(
         component=params["component"],
         params=dict(params),
-        ignored=build(params).ignored,
-        proof=proof,
+        ignored=network.ignored,
+        proof={
+            "parameters": len(found.values),
+            "references": found.used.total(),
+            "rows_in_order": found.used.total(),
+            "columns_in_order": again.used.total(),
+            "columns_seen_on": {key: small[key] for key in small if key in ("latent", "image", "batch", "attention")},
+            "literals": dict(sorted(found.literals.items())),
+        },
         built_with={
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -73,12 +84,14 @@ def export(params: Params) -> Graph:
     return Graph(model=model, info=info)
 
 
-def stand_ins(count: int) -> list[float]:
-    """Distinct numbers, exact in fp16, with odd mantissas: no literal of a network is one of them by chance."""
-    numbers = [2.0**exponent * (1 + odd / 1024) for exponent in range(4) for odd in range(1, 1024, 2)]
-    if count > len(numbers):
-        raise StepFailed(f"The network has {count} parameters; only {len(numbers)} can be told apart.", hint=_HINT)
-    return numbers[:count]
+def plain(params: Params, tensors: Mapping[str, torch.Tensor], package: Path) -> None:
+    """Write the package that coremltools itself makes of the network with real weights.
+
+    What a filled graph is compared with; it takes the memory and the time that a graph saves.
+    """
+    network = build(params)
+    load(network, tensors)
+    convert(network, params["target"], package)
 
 
 def consumers(model: schema.Model) -> dict[str, list[str]]:
@@ -98,101 +111,64 @@ def consumers(model: schema.Model) -> dict[str, list[str]]:
     return users
 
 
-def _identified(network: Network, target: str) -> tuple[schema.Model, dict[str, Any]]:
+def _lowered(network: Network, target: str, numbered: Numbering) -> tuple[schema.Model, _Finder]:
     """The model with a reference in place of each parameter, and what was found on the way."""
     shapes = {name: tuple(parameter.shape) for name, parameter in network.module.state_dict().items()}
-    names = dict(zip(stand_ins(len(shapes)), shapes, strict=True))
-    used: Counter[str] = Counter()
-    literals: Counter[str] = Counter()
-    buffers = {name: np.asarray(buffer) for name, buffer in network.module.named_buffers()}
-
-    def constant(where: str, value: Array) -> Reference | None:
-        if value.size == 1:
-            return None
-        numbers = compact(value)
-        name = names.get(float(numbers.flat[0])) if np.all(numbers == numbers.flat[0]) else None
-        if name is None:
-            literals[_literal(where, value, buffers)] += 1
-            return None
-        if _squeezed(value.shape) != _squeezed(shapes[name]):
-            raise StepFailed(
-                f"The constant {where} is {value.shape}, the parameter {name} is {shapes[name]}.", hint=_HINT
-            )
-        if value.dtype != np.float16:
-            raise StepFailed(f"The constant {where} is {value.dtype}, not fp16.", hint=_HINT)
-        used[name] += 1
-        return Reference(tensor=name, transform=network.transforms.get(name, ""))
-
-    _assign(network, {name: _uniform(number, shapes[name]) for number, name in names.items()})
-    model = lower(network, target, constant)
-    if wrong := [name for name in shapes if used[name] != 1]:
-        counts = ", ".join(f"{name} ({used[name]}×)" for name in wrong[:5])
-        raise StepFailed(f"{len(wrong)} of {len(shapes)} parameters are not used exactly once: {counts}.", hint=_HINT)
-    return model, {
-        "parameters": len(shapes),
-        "references": sum(used.values()),
-        "literals": dict(sorted(literals.items())),
-    }
-
-
-def _literal(where: str, value: Array, buffers: Mapping[str, Array]) -> str:
-    """What a constant is that stands for no parameter; StepFailed where we did not put it there."""
-    for number in (0.0, 1.0):
-        if np.all(value == number):
-            return f"all {number:g}"
-    for name, buffer in buffers.items():
-        if value.shape == buffer.shape and np.array_equal(value, buffer.astype(value.dtype)):
-            return name
-    raise StepFailed(
-        f"The constant {where} {value.shape} is neither a parameter nor a literal that we know.", hint=_HINT
+    finder = _Finder(
+        values={name: numbered(index, shape) for index, (name, shape) in enumerate(shapes.items())},
+        transforms=network.transforms,
+        buffers={name: np.asarray(buffer) for name, buffer in network.module.named_buffers()},
     )
-
-
-def _permutations(params: Params, expected: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Lower a small sibling with numbered rows, then numbered columns; each constant must come out as it went in."""
-    small = _small(params)
-    network = build(small)
-    shapes = {name: tuple(parameter.shape) for name, parameter in network.module.state_dict().items()}
-    _assign(network, {name: _uniform(0, shape) for name, shape in shapes.items()})
-    program = exported(network)
-    identity = 0
-    for number in (_numbered_rows, _numbered_columns):
-        values = {name: number(index, shape) for index, (name, shape) in enumerate(shapes.items())}
-        program.state_dict.update({name: _view(value) for name, value in values.items()})
-        finder = _Finder(values=values, transforms=network.transforms)
-        model = lower(network, small["target"], finder.constant, program=program)
-        if wrong := [name for name in shapes if finder.found[name] != 1]:
-            raise StepFailed(f"Numbered, {len(wrong)} parameters cannot be found again: {wrong[:5]}.", hint=_HINT)
-        if consumers(model) != expected:
-            raise StepFailed("The small network uses its weights in another way than the real one.", hint=_HINT)
-        identity += sum(finder.found.values())
-    return {
-        "checked": 2 * len(shapes),
-        "identity": identity,
-        "on": {key: small[key] for key in small if key != "config"},
-    }
+    network.module.load_state_dict({name: _view(value) for name, value in finder.values.items()}, assign=True)
+    network.module.eval().requires_grad_(False)
+    model = lower(network, target, finder.constant)
+    if wrong := [name for name in shapes if finder.used[name] != 1]:
+        counts = ", ".join(f"{name} ({finder.used[name]}×)" for name in wrong[:5])
+        raise StepFailed(f"{len(wrong)} of {len(shapes)} parameters are not used exactly once: {counts}.", hint=_HINT)
+    return model, finder
 
 
 @dataclass(kw_only=True)
 class _Finder:
-    """Recognises numbered parameters among constants, and counts them."""
+    """Tells the constants of a program apart: stand-ins, of which parameter, and literals."""
 
-    values: Mapping[str, Array]
+    values: Mapping[str, Array]  # parameter → its stand-in
     transforms: Mapping[str, str]
-    found: Counter[str] = field(default_factory=Counter)
+    buffers: Mapping[str, Array]  # literals of the network
+    used: Counter[str] = field(default_factory=Counter)
+    literals: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.firsts = {float(value.flat[0]): name for name, value in self.values.items()}
+        self.names = {float(value.flat[0]): name for name, value in self.values.items()}
+        if len(self.names) < len(self.values):
+            raise StepFailed(f"Among {len(self.values)} stand-ins, two begin with the same number.", hint=_HINT)
 
     def constant(self, where: str, value: Array) -> Reference | None:
-        """The reference for a constant; StepFailed where its numbers are in another order than the parameter's."""
-        name = self.firsts.get(float(value.flat[0])) if value.size > 1 else None
+        """The reference for a constant, None for a literal.
+
+        StepFailed where its numbers are in another order than the parameter's, or are nobody's.
+        """
+        if value.size == 1:
+            return None
+        name = self.names.get(float(value.flat[0]))
         if name is None:
+            self.literals[self._literal(where, value)] += 1
             return None
         if not _same(value, self.values[name]):
             raise StepFailed(f"The constant {where} holds the parameter {name} in another order.", hint=_HINT)
-        self.found[name] += 1
+        if value.dtype != np.float16:
+            raise StepFailed(f"The constant {where}, parameter {name}, is {value.dtype}, not fp16.", hint=_HINT)
+        self.used[name] += 1
         return Reference(tensor=name, transform=self.transforms.get(name, ""))
+
+    def _literal(self, where: str, value: Array) -> str:
+        for number in (0.0, 1.0):
+            if np.all(value == number):
+                return f"all {number:g}"
+        for name, buffer in self.buffers.items():
+            if value.shape == buffer.shape and np.array_equal(value, buffer.astype(value.dtype)):
+                return name
+        raise StepFailed(f"The constant {where} {value.shape} is neither a parameter nor a known literal.", hint=_HINT)
 
 
 def _small(params: Params) -> dict[str, Any]:
@@ -228,26 +204,19 @@ def _codes(index: int, count: int) -> Array:
 
 def _same(value: Array, given: Array) -> bool:
     """Whether both hold the same numbers in the same order, whatever axes of length 1 they have."""
-    return _squeezed(value.shape) == _squeezed(given.shape) and np.array_equal(
-        np.squeeze(value), np.squeeze(given).astype(value.dtype)
-    )
+    if _squeezed(value.shape) != _squeezed(given.shape):
+        return False
+    value, given = np.squeeze(value), np.squeeze(given).astype(np.float32, copy=False)
+    if [stride == 0 for stride in value.strides] == [stride == 0 for stride in given.strides]:
+        value, given = compact(value), compact(given)
+    return np.array_equal(value, given)
 
 
 def _squeezed(shape: tuple[int, ...]) -> list[int]:
     return [side for side in shape if side != 1]
 
 
-def _uniform(number: float, shape: tuple[int, ...]) -> Array:
-    return np.broadcast_to(np.float32(number), shape)
-
-
 def _view(value: Array) -> torch.Tensor:
     """A tensor that repeats what the array repeats, without taking memory for it."""
     base = torch.from_numpy(np.array(compact(value)))
     return base.reshape([1] * (value.ndim - base.ndim) + list(base.shape)).expand(value.shape)
-
-
-def _assign(network: Network, values: Mapping[str, Array]) -> None:
-    """Give the network these parameters; views stay views."""
-    network.module.load_state_dict({name: _view(value) for name, value in values.items()}, assign=True)
-    network.module.eval().requires_grad_(False)
