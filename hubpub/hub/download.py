@@ -49,7 +49,7 @@ def resume(hub: Hub, url: str, partial: Path, size: int, got: Callable[[int], No
             if now > have:
                 pause, last_byte = 1.0, time.monotonic()
             wait = session.wait_before_retry(error, pause)
-            if wait is None or time.monotonic() + wait > last_byte + session.PATIENCE:
+            if wait is None or time.monotonic() + wait > last_byte + session.bounded(session.PATIENCE):
                 raise
         time.sleep(wait)
         pause = min(2 * pause, 20.0)

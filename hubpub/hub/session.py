@@ -41,7 +41,11 @@ _SECRETS: Final = (
     (re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\")]+"), r"\1"),
 )
 
+# As long as no Hub has answered, there is probably no network.
+_FIRST_PATIENCE: Final = 10.0
+
 _installed = threading.Lock()
+_reached = threading.Event()
 _ready = False
 _listeners: list[Callable[[int], None]] = []
 
@@ -74,8 +78,8 @@ def patiently(call: Callable[[], _T], *, patience: float = PATIENCE) -> _T:
     """The result of `call`, which must be safe to repeat: tried again after 408, 425, 429, 5xx and broken connections.
 
     Waits grow from about one second and are jittered; Retry-After is obeyed. The last
-    error is raised when `patience` seconds have passed since the first one, or at once when
-    it is not transient.
+    error is raised when `patience` seconds (few, before any Hub has answered) have passed
+    since the first one, or at once when it is not transient.
     """
     end: float | None = None
     pause = 1.0
@@ -83,12 +87,17 @@ def patiently(call: Callable[[], _T], *, patience: float = PATIENCE) -> _T:
         try:
             return call()
         except (HfHubHTTPError, httpx2.TransportError, RuntimeError) as error:
-            end = end or time.monotonic() + patience
+            end = end or time.monotonic() + bounded(patience)
             wait = wait_before_retry(error, pause)
             if wait is None or time.monotonic() + wait > end:
                 raise
         time.sleep(wait)
         pause = min(2 * pause, 20.0)
+
+
+def bounded(patience: float) -> float:
+    """`patience`, or less of it as long as no Hub has answered."""
+    return patience if _reached.is_set() else min(patience, _FIRST_PATIENCE)
 
 
 def wait_before_retry(error: Exception, pause: float) -> float | None:
@@ -146,6 +155,7 @@ def _count_upload(request: httpx2.Request) -> None:
 
 
 def _refuse_long_wait(response: httpx2.Response) -> None:
+    _reached.set()
     if response.status_code in _TRANSIENT:
         asked = _asked_wait(response)
         if asked is not None and asked > LONGEST_WAIT:

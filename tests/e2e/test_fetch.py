@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from hubpub.destinations.hub import HubDestination
 from hubpub.errors import (
     AccessDenied,
     CannotWrite,
+    ConfigError,
     DigestMismatch,
     FetchError,
     NoSpace,
@@ -27,7 +29,7 @@ from hubpub.errors import (
     UnsafeArchive,
 )
 from hubpub.hub import Hub, session
-from hubpub.localhub import Fault, LocalHub
+from hubpub.localhub import Fault, LocalHub, running
 from hubpub.remembered import Memory
 from hubpub.verbs.fetch import fetch, look_up, run, variants
 from tests.e2e.releases import REPO, noise, release, tree, zipped
@@ -509,6 +511,33 @@ def test_check_of_a_folder_fetched_long_ago(published: str, hub: Hub, memory: Me
         ("vocab.json", "has 0 bytes instead of 8"),
         ("more.txt", "does not belong to it"),
     }
+
+
+@pytest.mark.usefixtures("lfs")
+def test_embedded_hub_and_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`endpoint="local"` starts the embedded Hub on its folder; hubpub.toml names the repo."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HUBPUB_HUB", str(tmp_path / "data"))
+    release_files(release(tmp_path / "made", FILES), tmp_path / "made")
+    with running(tmp_path / "data") as started:
+        started.storage.import_folder(REPO, tmp_path / "made")
+    with pytest.raises(ConfigError, match="No repo"):
+        fetch(endpoint="local")
+    Path("hubpub.toml").write_text(f'[[models]]\nsource = "a/b"\nto = "{REPO}"\n')
+    folder = fetch(endpoint="local", zip=True)
+    assert folder == Path("models/coreml-tiny-palettized_original_compiled")
+    assert held(folder) == wanted("original/compiled")
+
+
+def test_no_network_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_reached", threading.Event())
+    monkeypatch.setattr(session, "_FIRST_PATIENCE", 1.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(FetchError, match="cannot be reached") as caught:
+        fetch("a/b", endpoint=f"http://127.0.0.1:{port}", dest=tmp_path / "out")
+    assert "network" in caught.value.hint
 
 
 def test_listing_is_pinned(

@@ -191,6 +191,14 @@ def test_transient_errors_are_tried_again(lfs: None, local: LocalHub, hub: Hub, 
     assert hub.commit(REPO, "v1") == receipt.commit
 
 
+def test_storage_of_chunks_that_fails_once_is_tried_again(local: LocalHub, hub: Hub, tmp_path: Path) -> None:
+    local.faults.add(Fault(kind="status", method="POST", path="/xorbs/", status=503))
+    local.faults.add(Fault(kind="refuse", method="POST", path="/shards"))
+    receipt = publish(hub, release(tmp_path, tree(("original",), seed=os.urandom(8))))
+    assert len(local.faults.fired) == 2
+    assert receipt.commit == hub.commit(REPO)
+
+
 def test_a_hub_that_stays_down_ends_in_a_sentence(
     lfs: None, local: LocalHub, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

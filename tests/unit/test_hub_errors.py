@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import time
 from contextlib import suppress
 from email.utils import formatdate
@@ -139,6 +140,8 @@ class TestPatience:
         waits: list[float] = []
         monkeypatch.setattr(session.time, "sleep", waits.append)
         monkeypatch.setattr(session.time, "monotonic", lambda: sum(waits))
+        monkeypatch.setattr(session, "_reached", threading.Event())
+        session._reached.set()
         return waits
 
     def test_until_it_works(self, clock: list[float]) -> None:
@@ -161,6 +164,15 @@ class TestPatience:
         with pytest.raises(theirs.HfHubHTTPError):
             session.patiently(call, patience=60)
         assert 30 < sum(clock) <= 60
+
+    def test_gives_up_soon_where_no_hub_has_ever_answered(self, clock: list[float]) -> None:
+        def call() -> None:
+            raise httpx2.ConnectError("no network")
+
+        session._reached.clear()
+        with pytest.raises(httpx2.ConnectError):
+            session.patiently(call)
+        assert sum(clock) <= 10
 
     @pytest.mark.parametrize("error", [answer(400), answer(401), answer(404), answer(412), RuntimeError("x"),
                                        theirs.OfflineModeIsEnabled("x"), httpx2.ProxyError("x")])  # fmt: skip
