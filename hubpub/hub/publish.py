@@ -18,8 +18,9 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
 from hubpub.artifact import CARD
 from hubpub.errors import CannotWrite, Conflict, UploadFailed
-from hubpub.hub import session, xet
+from hubpub.hub import session
 from hubpub.hub.client import Hub, Progress
+from hubpub.hub.meter import metering
 from hubpub.release import Operation, Release, RemoteState, is_same
 
 # Ends the title of our pull requests, by which a later run finds the one to go on with.
@@ -94,7 +95,7 @@ def deliver(
     base = _prepare(hub, target, base)
     _check_tag(hub, target, None)
     revision = target.revision(hub)
-    with xet.metering(progress, _total(operations), f"uploading to {target.repo_id}") as meter:
+    with metering(progress, _total(operations), f"uploading to {target.repo_id}") as meter:
         commit = _upload_and_commit(hub, target, revision, release, operations, base)
     _read_back(hub, target, commit, operations)
     tagged = _tag(hub, target, commit)

@@ -9,11 +9,13 @@ import logging
 import os
 import random
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from types import FrameType
 from typing import Final, TypeVar
 
 import httpx2
@@ -48,6 +50,11 @@ _installed = threading.Lock()
 _reached = threading.Event()
 _ready = False
 _listeners: list[Callable[[int], None]] = []
+_stopping = threading.Event()
+
+
+class Stopped(Exception):
+    """The user has interrupted the run."""
 
 
 class TooBusy(Exception):
@@ -138,6 +145,31 @@ def counting(listener: Callable[[int], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let Ctrl-C end uploads at their next block.
+
+    The client's threads would go on with their files to the end, and the interrupt is only
+    seen after that.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    earlier = before
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _stopping.set()
+        earlier(number, frame)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+        _stopping.clear()
+
+
 def _make_client() -> httpx2.Client:
     client = default_client_factory()
     client.timeout = TIMEOUT
@@ -190,6 +222,8 @@ class _Counted(httpx2.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         for block in self._stream:
+            if _stopping.is_set():
+                raise Stopped("the run was interrupted")
             for listener in _listeners:
                 listener(len(block))
             yield block

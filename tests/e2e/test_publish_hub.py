@@ -151,6 +151,31 @@ publish(hub, release(Path({str(tmp_path / "made")!r}), tree(seed=7, size=6_000_0
     assert local.received(mode) - first < (1_000_000 if mode == "xet" else zips * 1.1)
 
 
+def test_an_interrupt_ends_an_upload_at_once(lfs: None, local: LocalHub, hub: Hub, tmp_path: Path) -> None:
+    program = f"""
+import time
+from hubpub.hub import session
+class Slow(session._Counted):
+    def __iter__(self):
+        for block in super().__iter__():
+            time.sleep(0.2)
+            yield block
+session._Counted = Slow
+from tests.e2e.test_publish_hub import *
+hub = Hub({local.endpoint!r}, {local.token!r})
+publish(hub, release(Path({str(tmp_path / "made")!r}), tree(seed=9, size=6_000_000)))  # would take 20 s
+"""
+    environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(Path.cwd())}
+    child = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+    wait_until(lambda: any("/objects/batch" in seen.path for seen in local.requests))
+    time.sleep(0.5)
+    started = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    child.wait()
+    assert time.monotonic() - started < 8
+    assert commits(hub) == ["initial commit"]
+
+
 def test_somebody_else_commits_in_between(lfs: None, local: LocalHub, hub: Hub, tmp_path: Path) -> None:
     files = tree(("original",), seed=os.urandom(8))
     publish(hub, release(tmp_path / "one", files))

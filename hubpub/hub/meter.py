@@ -79,6 +79,7 @@ def metering(progress: Progress | None, total: int, label: str) -> Iterator[Mete
     with (
         _one_at_a_time,
         session.counting(meter.count),
+        session.stoppable(),
         _replaced(reporting, "XetUploadProgressReporter", Reporter),
         _replaced(utils, "are_progress_bars_disabled", _no),
     ):
