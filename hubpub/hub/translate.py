@@ -122,11 +122,8 @@ def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, do
             )
         case httpx2.TimeoutException():
             return failed(f"{endpoint} did not answer in time{_in(doing)}.", hint=_AGAIN)
-        case ConnectionError() if (refused := _XET_STATUS.search(str(error))) and side == "write":
-            return CannotWrite(
-                f"The Hub's storage refused the upload to {repo_id} (status {refused[1]}).",
-                hint=f"Use a token with write access to that repo: {_LOG_IN}.",
-            )
+        case ConnectionError() if side == "write" and (problem := _xet(error, repo_id=repo_id, endpoint=endpoint)):
+            return problem
         case httpx2.HTTPError() | ConnectionError():
             return failed(f"{endpoint} cannot be reached{_in(doing)} ({_short(error)}).", hint=_AGAIN)
         case HFValidationError():
@@ -136,6 +133,24 @@ def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, do
         case PermissionError() if side == "write":
             return CannotWrite(f"The Hub's storage refused the upload to {repo_id}.", hint=f"To publish, {_LOG_IN}.")
     return failed(f"The Hub client gave up{_in(doing)} ({_short(error)}).", hint=_AGAIN)
+
+
+def _xet(error: ConnectionError, *, repo_id: str, endpoint: str) -> HubpubError | None:
+    """One of our errors for an answer that hf_xet tells in words, if it does."""
+    text = str(error)
+    found = _XET_STATUS.search(text)
+    if found is None:
+        return None
+    if found[1] == "404" and "/xet-write-token/" in text:
+        return UploadFailed(
+            f"{endpoint} does not take uploads through xet.", hint="Set HF_HUB_DISABLE_XET=1 and run again."
+        )
+    if found[1] in ("401", "403"):
+        return CannotWrite(
+            f"The Hub's storage refused the upload to {repo_id} (status {found[1]}).",
+            hint=f"Use a token with write access to that repo: {_LOG_IN}.",
+        )
+    return None
 
 
 def _answered(error: HfHubHTTPError, side: Side, *, repo_id: str, endpoint: str, doing: str) -> HubpubError:
@@ -159,7 +174,7 @@ def _answered(error: HfHubHTTPError, side: Side, *, repo_id: str, endpoint: str,
 
 
 # hf_xet tells the status of an answer in words only.
-_XET_STATUS: Final = re.compile(r"client error \((401|403) ")
+_XET_STATUS: Final = re.compile(r"client error \((\d{3}) ")
 _AGAIN: Final = "Check the network and run the same command again; what is done stays done."
 
 

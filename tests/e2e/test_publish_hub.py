@@ -224,6 +224,13 @@ def test_storage_of_chunks_that_fails_once_is_tried_again(local: LocalHub, hub: 
     assert receipt.commit == hub.commit(REPO)
 
 
+def test_a_hub_without_xet(local: LocalHub, hub: Hub, tmp_path: Path) -> None:
+    local.faults.add(Fault(kind="status", path="/xet-write-token/", status=404, times=None))
+    with pytest.raises(UploadFailed, match="xet") as caught:
+        publish(hub, release(tmp_path, tree(("original",), seed=os.urandom(8))))
+    assert "HF_HUB_DISABLE_XET=1" in caught.value.hint
+
+
 def test_a_hub_that_stays_down_ends_in_a_sentence(
     lfs: None, local: LocalHub, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
