@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -61,17 +63,14 @@ def bring(
     """Download `files` into `folder`; the number of bytes that came over the network.
 
     A file appears under its name when its size and digest are right. Files with the same
-    bytes are downloaded once. Raises NoSpace, CannotWrite, DigestMismatch or FetchError.
+    bytes are downloaded once. Raises NoSpace, CannotWrite, DigestMismatch, FetchError or OSError.
     """
     groups: dict[str, list[OfferedFile]] = {}
     for file in files:
         _check_place(folder, file)
         groups.setdefault(file.digest, []).append(file)
     partials = folder / PARTIAL
-    try:
-        partials.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotWrite(f"{folder} cannot be written: {error.strerror}.", hint="Choose another folder.") from error
+    partials.mkdir(parents=True, exist_ok=True)
     have = {digest: _size(partials / _partial_name(digest), group[0].size) for digest, group in groups.items()}
     check_space(folder, sum(file.size for file in files) - sum(have.values()))
     total = sum(group[0].size for group in groups.values())
@@ -79,6 +78,19 @@ def bring(
     _all_at_once(hub, selection, groups, folder, tally, jobs)
     shutil.rmtree(partials, ignore_errors=True)  # what is left is of other commits
     return tally.received
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Tell what the system refuses: NoSpace or CannotWrite."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise NoSpace(f"The disk of {folder} is full.", hint="Free some space and run again.") from error
+        raise CannotWrite(
+            f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another folder with --dest."
+        ) from error
 
 
 def check_space(folder: Path, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -106,6 +107,15 @@ class Hub:
             # the Hub limits how often this may be asked
             told = session.patiently(lambda: self.api.whoami(cache=True))
         return _account(told)
+
+    def ping(self) -> float:
+        """Seconds until the Hub answered anything that is no failure of its own. FetchError when it does not."""
+        with self.asking("fetch", "the Hub", "seeing whether it is there"):
+            started = time.monotonic()
+            response = get_session().get(f"{self.endpoint}/api/models", params={"limit": 1}, headers=self.headers())
+            if response.status_code >= 500:
+                hf_raise_for_status(response)
+            return time.monotonic() - started
 
     def url(self, repo_id: str) -> str:
         """The page of a repo."""

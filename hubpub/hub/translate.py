@@ -128,11 +128,21 @@ def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, do
             return failed(f"{endpoint} cannot be reached{_in(doing)} ({_short(error)}).", hint=_AGAIN)
         case HFValidationError():
             return ConfigError(f"{_short(error)}.", hint="A repo id is OWNER/NAME.")
-        case OSError(errno=errno.ENOSPC):
-            return NoSpace(f"The disk is full{_in(doing)}.", hint="Free some space and run again.")
-        case PermissionError() if side == "write":
+        case OSError(errno=int()):
+            return _disk(error, doing)
+        case PermissionError() if side == "write":  # of hf_xet; the system's have a number
             return CannotWrite(f"The Hub's storage refused the upload to {repo_id}.", hint=f"To publish, {_LOG_IN}.")
     return failed(f"The Hub client gave up{_in(doing)} ({_short(error)}).", hint=_AGAIN)
+
+
+def _disk(error: OSError, doing: str) -> HubpubError:
+    """One of our errors for one of this machine's own."""
+    if error.errno == errno.ENOSPC:
+        return NoSpace(f"The disk is full{_in(doing)}.", hint="Free some space and run again.")
+    return CannotWrite(
+        f"{error.filename or 'A file'} cannot be read or written{_in(doing)}: {error.strerror}.",
+        hint="Check the folder's permissions and the disk.",
+    )
 
 
 def _xet(error: ConnectionError, *, repo_id: str, endpoint: str) -> HubpubError | None:

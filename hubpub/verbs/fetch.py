@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from hubpub import catalog, holding
 from hubpub.artifact import check_repo_id, fetch_folder
 from hubpub.catalog import Offer, OfferedFile, Selection
-from hubpub.errors import CannotWrite, ConfigError, FetchError
+from hubpub.errors import CannotWrite, ConfigError, FetchError, UnsafeArchive
 from hubpub.release import RemoteState
 from hubpub.remembered import Memory
-from hubpub.transfer import bring
+from hubpub.store import StoredFile
+from hubpub.transfer import bring, writing
 from hubpub.unzip import unpack
 
 if TYPE_CHECKING:
@@ -187,8 +188,9 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
         )
         if how.dry_run:
             return fetched
-        received = _bring(selection, missing, folder, how)
-        removed = holding.remove_stale(folder, extra) if how.force else ()
+        with writing(folder):
+            received = _bring(selection, missing, folder, how)
+            removed = holding.remove_stale(folder, extra) if how.force else ()
         for file in missing:
             if file.sha256:
                 how.memory.digests.remember(folder / file.path, file.sha256)
@@ -229,13 +231,8 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
             return fetched
         if not whole:
             holding.check_replaceable(folder, force=how.force)
-        staging = folder.with_name(f".{folder.name}.partial")
-        received = _bring(selection, (archive,), staging, how)
-        files = unpack(staging / archive.path, staging / "unpacked")
-        if folder.exists():
-            folder.rename(staging / "replaced")
-        (staging / "unpacked").rename(folder)
-        shutil.rmtree(staging)
+        with writing(folder):
+            received, files = _unpacked(selection, archive, folder.resolve(), how)
         for file in files:
             how.memory.digests.remember(folder / file.path, file.sha256)
         told = [(file.path, file.size, f"sha256:{file.sha256}") for file in files]
@@ -243,9 +240,31 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
     return replace(fetched, received=received)
 
 
+def _unpacked(
+    selection: Selection, archive: OfferedFile, folder: Path, how: _How
+) -> tuple[int, tuple[StoredFile, ...]]:
+    """Make `folder` of an archive in one move; what an earlier run has brought already is used."""
+    staging = folder.with_name(f".{folder.name}.partial")
+    packed, fresh, replaced = staging / archive.path, staging / "unpacked", staging / "replaced"
+    here = not how.force and holding.is_here(staging, archive, how.memory.digests)
+    received = _bring(selection, () if here else (archive,), staging, how)
+    shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+    try:
+        files = unpack(packed, fresh)
+    except UnsafeArchive:
+        shutil.rmtree(staging)
+        raise
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+    fresh.rename(folder)
+    shutil.rmtree(staging)
+    return received, files
+
+
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise CannotWrite(f"{folder} is a file.", hint="Choose another folder with --dest.")
+    if (folder.exists() and not folder.is_dir()) or not folder.resolve().name:
+        raise CannotWrite(f"{folder} is no folder to write into.", hint="Choose another folder with --dest.")
 
 
 def _locked(folder: Path, how: _How) -> AbstractContextManager[Any]:

@@ -346,7 +346,7 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
 
     def test_dest_that_is_a_file(self, published: str, hub: Hub, memory: Memory, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("x")
-        with pytest.raises(CannotWrite, match="file"):
+        with pytest.raises(CannotWrite, match="no folder"):
             run(published, hub=hub, memory=memory, dest=tmp_path / "out")
 
 
@@ -423,12 +423,48 @@ class TestArchives:
             run(published, hub=hub, memory=memory, archive=True, dest=out, force=True)
         assert (out / "thesis.tex").exists()
 
+    def test_killed_while_unpacking_then_from_what_is_here(
+        self,
+        published: str,
+        local: LocalHub,
+        hub: Hub,
+        memory: Memory,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        out = tmp_path / "models/out"
+
+        def killed(archive: Path, folder: Path) -> None:
+            (folder / "half").mkdir(parents=True)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("hubpub.verbs.fetch.unpack", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(published, hub=hub, memory=memory, archive=True, dest=out)
+        assert not out.exists()
+        monkeypatch.undo()
+        before = len(local.requests)
+        assert run(published, hub=hub, memory=memory, archive=True, dest=out).received == 0
+        assert not any("/cdn/" in seen.path for seen in local.requests[before:])
+        assert held(out) == wanted("original/compiled")
+        assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+    def test_disk_that_fills_up(
+        self, published: str, hub: Hub, memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(archive: Path, folder: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("hubpub.verbs.fetch.unpack", full)
+        with pytest.raises(NoSpace):
+            run(published, hub=hub, memory=memory, archive=True, dest=tmp_path / "out")
+
     def test_unsafe_archive_leaves_nothing(self, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path) -> None:
         bad = zipped("a", {"../../escaped.txt": b"x", "Unet.mlmodelc/x": b"y"})
         foreign(local, {"coreml-x_original_compiled.zip": bad}, tmp_path)
         with pytest.raises(UnsafeArchive):
             run("apple/coreml-x", hub=hub, memory=memory, archive=True, dest=tmp_path / "in/models/out")
-        assert not (tmp_path / "in/models/out").exists()
+        assert not list((tmp_path / "in/models").iterdir())
         assert not list(tmp_path.rglob("escaped.txt"))
 
 

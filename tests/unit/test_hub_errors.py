@@ -65,6 +65,12 @@ def wrapped(cause: Exception) -> RuntimeError:
         (theirs.LocalTokenNotFoundError("x"), errors.CannotWrite, errors.CannotWrite, errors.CannotWrite),
         (theirs.HFValidationError("Repo id must…"), errors.ConfigError, errors.ConfigError, errors.ConfigError),
         (OSError(errno.ENOSPC, "No space left"), errors.NoSpace, errors.NoSpace, errors.NoSpace),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            errors.CannotWrite,
+            errors.CannotWrite,
+            errors.CannotWrite,
+        ),
         (PermissionError("xet"), errors.SourceError, errors.FetchError, errors.CannotWrite),
         (ValueError("malformed"), errors.SourceError, errors.FetchError, errors.UploadFailed),
         (wrapped(answer(403)), errors.AccessDenied, errors.AccessDenied, errors.CannotWrite),
