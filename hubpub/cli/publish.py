@@ -220,16 +220,21 @@ def plan(
         plans = []
         for model in settings.models(source, config, given):
             prepared = prepare(model, session, owner=None)
-            plans.append((prepared.plan, {step.key for step in prepared.missing(session.store)}))
+            missing = {step.key for step in prepared.missing(session.store)}
+            plans.append((prepared.plan, missing, prepared.snapshot))
     if json:
         shared.print_json(
             [
-                {**made.to_json(), "missing": [step.key for step in made.steps if step.key in missing]}
-                for made, missing in plans
+                {
+                    **made.to_json(),
+                    "missing": [step.key for step in made.steps if step.key in missing],
+                    "source": {"name": snapshot.source.name, "commit": snapshot.commit},
+                }
+                for made, missing, snapshot in plans
             ]
         )
         return
-    for made, missing in plans:
+    for made, missing, _ in plans:
         _show_plan(made, missing)
 
 

@@ -1,0 +1,160 @@
+"""init, doctor, config: the first commands, and those that explain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubpub.cli import app as shared
+from hubpub.cli import settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    shared.command(app)(init)
+    shared.command(app)(doctor)
+    config = typer.Typer(help="hubpub.toml: what it comes to, and its schema.", no_args_is_help=True)
+    shared.command(config)(show)
+    shared.command(config)(schema)
+    app.add_typer(config, name="config")
+
+
+def init(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A diffusers folder, a Hub repo id, hf:ORG/NAME or git+URL; by default the one folder here.",
+            show_default=False,
+        ),
+    ] = None,
+    to: shared.To = None,
+    license: shared.License = None,
+    workflow: Annotated[
+        bool | None, typer.Option("--workflow/--no-workflow", help="Write the GitHub workflow [default: yes].")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take what is given, and the defaults.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there, unasked.")] = False,
+    endpoint: shared.Endpoint = None,
+    token: shared.Token = None,
+    quiet: shared.QuietFlag = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Write hubpub.toml, and a workflow that publishes what it names. Overwrites nothing unasked.
+
+    Example: hubpub init prompthero/openjourney-v4 --yes
+    """
+    from hubpub.errors import ConfigError
+    from hubpub.verbs import init as verb
+
+    home = Path.cwd()
+    found = verb.sources_here(home)
+    chosen = source or (found[0] if len(found) == 1 else None)
+    if source is None and not yes:
+        chosen = typer.prompt("Source (a diffusers folder, ORG/NAME of the Hub, or git+URL)", default=chosen)
+    if chosen is None:
+        raise ConfigError("No source was named.", hint="Name a folder or a repo id: `hubpub init ORG/NAME --yes`.")
+    owner = None if to else _owner(endpoint, token)
+    named = verb.destination(chosen, owner or "OWNER")  # which also says what is no source
+    if to is None and not yes:
+        to = typer.prompt("Destination on the Hub", default=named)
+    elif to is None and owner is not None:
+        to = named
+    if license is None and verb.licence_of(chosen, home) == "" and not yes:
+        license = typer.prompt("Licence id, which the source does not name", default="", show_default=False) or None
+    if workflow is None:
+        workflow = yes or typer.confirm(f"Write {verb.WORKFLOW.as_posix()} as well?", default=True)
+    written = verb.files(verb.Answers(source=chosen, to=to, license=license), workflow=workflow)
+    for file in written:
+        if force or not file.there(home):
+            continue
+        name = file.path.as_posix()
+        if yes or not typer.confirm(f"{name} is there. Overwrite it?", default=False):
+            raise ConfigError(f"{name} is there already; nothing was written.", hint="Overwrite it with --force.")
+    verb.write(written, home)
+    for file in written:
+        typer.echo(file.path.as_posix())
+    if not quiet:
+        typer.echo("\nNext:  hubpub doctor,  hubpub plan,  hubpub publish --dry-run", err=True)
+
+
+def doctor(
+    endpoint: shared.Endpoint = None,
+    token: shared.Token = None,
+    json: shared.Json = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Say what is missing here, line by line, with what to do; exit status 4 where something needed is broken.
+
+    Example: hubpub doctor
+    """
+    from contextlib import ExitStack
+
+    from hubpub.hub import Hub, connect
+    from hubpub.store import default_root
+    from hubpub.verbs import doctor as verb
+
+    with ExitStack() as stack:
+
+        def hub() -> Hub:
+            return stack.enter_context(connect(endpoint, token))
+
+        checks = list(verb.examine(default_root(), hub=hub))
+    if json:
+        shared.print_json([check.to_json() for check in checks])
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            mark = {"ok": "ok    ", "note": "note  ", "broken": "BROKEN"}[check.state]
+            typer.echo(f"{mark}  {check.name:{width}}  {check.found}")
+            if check.to_do:
+                typer.echo(f"{'':8}{'':{width}}  → {check.to_do}")
+    verb.raise_broken(checks)
+
+
+def show(
+    source: Annotated[
+        str | None, typer.Argument(help="Source of one model; by default all of hubpub.toml.", show_default=False)
+    ] = None,
+    config: shared.ConfigFile = None,
+    json: shared.Json = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Print what hubpub.toml comes to, defaults included, as TOML; with --json one object per model.
+
+    Example: hubpub config show
+    """
+    from hubpub.config import read_defaults
+    from hubpub.verbs import config as verb
+
+    models = settings.models(source, config, {})
+    if json:
+        shared.print_json([verb.settings(model) for model in models])
+    else:
+        typer.echo(verb.as_toml(models, read_defaults(config, Path.cwd())), nl=False)
+
+
+def schema(debug: shared.Debug = False) -> None:
+    """Print the JSON Schema of hubpub.toml, for editors.
+
+    Example: hubpub config schema > hubpub.schema.json
+    """
+    from hubpub.config import schema as made
+
+    shared.print_json(made())
+
+
+def _owner(endpoint: str | None, token: str | None) -> str | None:
+    """The account that publish would publish to, where the Hub tells at once; None where it does not."""
+    from hubpub.errors import HubpubError
+    from hubpub.hub import connect
+
+    with connect(endpoint, token) as hub:
+        try:
+            if hub.offline or hub.token is None:
+                return None
+            hub.ping()
+            return hub.whoami().name
+        except HubpubError:
+            return None
