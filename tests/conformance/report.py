@@ -1,0 +1,147 @@
+"""Write docs/conformance.md from the lines of tests.conformance.run:  python -m tests.conformance.report FILE …"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.conformance.explanations import FAILURES, OVER, SKIPPED
+
+STRICT = 0.005
+NOT_EXPLAINED = "not explained"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+
+INTRODUCTION = """\
+# Conformance
+
+coremltools ships tests of every MIL op and of its torch front end. On a Mac they convert small
+models and compare Core ML's predictions with expected values; elsewhere they skip the numbers.
+Here hubpub's runtime answers in Core ML's place (`tests/conformance/plugin.py` replaces one class,
+`_MLModelProxy`), so that the numbers are compared on any machine, at Apple's tolerances. Models of
+fp16 tests run at `precision="fp16"`, those of fp32 tests at `"fp32"`, on the CPU.
+
+This page is written by `python -m tests.conformance.run … --out FILE` and
+`python -m tests.conformance.report FILE`.""".splitlines()
+
+Row = Mapping[str, Any]
+
+
+def read(files: Iterable[Path]) -> list[Row]:
+    """All lines; of a test that was run twice with the same parameters, the last."""
+    rows = {}
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            rows[row["test"], row.get("targets", "")] = row
+    return list(rows.values())
+
+
+def numeric(row: Row) -> bool:
+    """Whether the test asked for a prediction and has a verdict on it."""
+    return bool(row["ran"]) and row["outcome"] in ("passed", "failed")
+
+
+def within(row: Row) -> bool:
+    """Whether every compared output was within 0.5 % of the largest expected value."""
+    return row["worst"] != "inf" and row["worst"] <= STRICT
+
+
+def explained(row: Row, table: Sequence[tuple[str, str]]) -> str:
+    """The explanation whose pattern is found in the test's name or reason."""
+    text = f"{row['test']} {row['reason']}"
+    return next((why for pattern, why in table if re.search(pattern, text)), "not explained")
+
+
+def short(test: str) -> str:
+    """File, class and function of a test, without its parameters."""
+    return re.sub(r"^.*/tests?/", "", test.split("[")[0])
+
+
+def table(rows: Iterable[Row]) -> list[str]:
+    """One line per op: tests whose model holds it and that compared numbers."""
+    total, apple, compared, strict = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    for row in rows:
+        for op in row["ops"]:
+            total[op] += 1
+            apple[op] += row["outcome"] == "passed"
+            compared[op] += row["compared"] > 0
+            strict[op] += row["compared"] > 0 and within(row)
+    lines = ["| op | tests | passed | compared by tolerance | within 0.5 % |", "|---|---:|---:|---:|---:|"]
+    return lines + [f"| {op} | {total[op]} | {apple[op]} | {compared[op]} | {strict[op]} |" for op in sorted(total)]
+
+
+def grouped(rows: Iterable[Row], reasons: Sequence[tuple[str, str]]) -> list[str]:
+    """Tests by explanation: how many, and which."""
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        groups[explained(row, reasons)][short(row["test"])] += 1
+    lines = []
+    for why, tests in sorted(groups.items(), key=lambda item: -sum(item[1].values())):
+        names = ", ".join(f"`{name}` ({count})" for name, count in sorted(tests.items()))
+        lines += [f"- **{sum(tests.values())}**: {why}", f"  {names}"]
+    return lines or ["None."]
+
+
+def document(rows: Sequence[Row]) -> str:
+    """The whole page."""
+    ran = [row for row in rows if numeric(row)]
+    failed = [row for row in rows if row["outcome"] == "failed"]
+    over = [row for row in ran if row["outcome"] == "passed" and row["compared"] and not within(row)]
+    compared = [row for row in ran if row["compared"]]
+    left = [row for row in rows if row["outcome"] in ("skipped", "xfailed", "xpassed")]
+    front = [row for row in rows if row["outcome"] == "passed" and not row["ran"]]
+    files = sorted({short(row["test"]).split("::")[0] for row in rows})
+    return "\n".join(
+        [
+            *INTRODUCTION,
+            "",
+            f"- **{len(rows)}** tests were run, of {len(files)} files; **{len(ran)}** of them asked for predictions.",
+            f"- **{sum(row['outcome'] == 'passed' for row in ran)}** of these {len(ran)} passed at Apple's tolerances.",
+            f"- **{sum(map(within, compared))}** of the {len(compared)} that compare by a tolerance are also within",
+            "  0.5 % of the largest expected value (Apple's tolerance for fp16, 0.5 and 5 %, hides much).",
+            f"- {len(front)} more passed without a prediction: they test the converter alone.",
+            f"- {len(left)} were left out by the tests themselves or by the harness; why, see below.",
+            "",
+            "## By op",
+            "",
+            "A test counts for every op in its model. *passed* is Apple's verdict.",
+            "",
+            *table(ran),
+            "",
+            "## Failures",
+            "",
+            *grouped(failed, FAILURES),
+            "",
+            "## Passed, but more than 0.5 % off",
+            "",
+            *grouped(over, OVER),
+            "",
+            "## Left out",
+            "",
+            *grouped(left, SKIPPED),
+            "",
+            "## Files",
+            "",
+            ", ".join(f"`{name}`" for name in files) + ".",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=DOCUMENT)
+    given = parser.parse_args()
+    given.out.parent.mkdir(exist_ok=True)
+    given.out.write_text(document(read(given.files)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
