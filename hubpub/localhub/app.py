@@ -31,6 +31,7 @@ from hubpub.localhub import (
     endpoints_pulls,
     endpoints_repos,
     endpoints_uploads,
+    pages,
 )
 from hubpub.localhub.call import Call, Hub, Route, Seen, Upload, User
 from hubpub.localhub.changes import Put
@@ -44,6 +45,7 @@ _ROUTES: tuple[Route, ...] = (
     *endpoints_lfs.ROUTES,
     *endpoints_pulls.ROUTES,
     *endpoints_cas.ROUTES,
+    *pages.ROUTES,  # the last: their patterns fit more than repos
 )
 _LOG = logging.getLogger("hubpub.localhub")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
