@@ -58,7 +58,9 @@ def init(
     owner = None if to else _owner(endpoint, token)
     named = verb.destination(chosen, owner or "OWNER")  # which also says what is no source
     if to is None and not yes:
-        to = typer.prompt("Destination on the Hub", default=named)
+        unknown = "" if owner else "; by default in the account of your token"
+        to = typer.prompt(f"Destination, OWNER/NAME{unknown}", default=named if owner else "", show_default=bool(owner))
+        to = to or None
     elif to is None and owner is not None:
         to = named
     if license is None and verb.licence_of(chosen, home) == "" and not yes:
