@@ -36,11 +36,7 @@ class _Worker:
     out: Path | None = None
     started: float = 0.0
     buffer: bytes = b""
-
-    @property
-    def takes_more(self) -> bool:
-        """Whether its stdin is open (one that has loaded torch is let go)."""
-        return self.process.stdin is not None and not self.process.stdin.closed
+    heavy: bool = False  # it has loaded torch, which takes seconds and memory: it runs such steps only
 
 
 @dataclass
@@ -125,9 +121,10 @@ def _ready(waiting: Sequence[Step], run: _Run, *, jobs: int, memory: int) -> Ite
 
 
 def _start(run: _Run, step: Step, selector: selectors.BaseSelector) -> None:
-    worker = next((worker for worker in run.workers if worker.step is None and worker.takes_more), None)
+    heavy = bool(step.needs)
+    worker = next((worker for worker in run.workers if worker.step is None and worker.heavy is heavy), None)
     if worker is None:
-        worker = _Worker(process=start_module("hubpub.worker", str(run.store.root)))
+        worker = _Worker(process=start_module("hubpub.worker", str(run.store.root)), heavy=heavy)
         run.workers.append(worker)
         assert worker.process.stdout is not None
         os.set_blocking(worker.process.stdout.fileno(), False)
@@ -172,9 +169,6 @@ def _answered(run: _Run, worker: _Worker, answer: Mapping[str, object]) -> None:
         run.done[step.key] = entry
         worker.step = worker.out = None
         run.report.step_done(step, entry)
-        if step.needs:  # it has loaded torch: let the memory go
-            assert worker.process.stdin is not None
-            worker.process.stdin.close()
 
 
 def _death(step: Step, status: int) -> StepFailed:

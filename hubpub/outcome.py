@@ -170,18 +170,19 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
     """What is known of one component: bits, bytes, the measurements of its steps, and what each step took."""
     entries = outcome.entries
     fill = outcome.plan.step(planned.fill)
-    steps = {"export": planned.export, "fill": planned.fill, "verify": planned.verify, "compile": planned.compile}
+    steps = {
+        "export": planned.export,
+        "fill": planned.fill,
+        "readback": planned.readback,
+        "verify": planned.verify,
+        "compile": planned.compile,
+    }
     return {
         "coreml_name": planned.component.coreml_name,
         "bits": fill.params["bits"] if fill.params["palettizes"] else 16,
         "size": entries[planned.fill].size,
         "weights": _without(entries[planned.fill].measurements),
-        "verification": {
-            "kind": outcome.plan.step(planned.verify).kind,
-            **_without(entries[planned.verify].measurements),
-        }
-        if planned.verify
-        else {"kind": "not verified"},
+        "verification": _verification(planned, entries),
         "compiler": entries[planned.compile].measurements["compiler"] if planned.compile else None,
         "compiler_version": entries[planned.compile].measurements["compiler_version"] if planned.compile else None,
         "unverified_forms": entries[planned.compile].measurements["unverified"] if planned.compile else [],
@@ -191,6 +192,17 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
             if key is not None
         },
     }
+
+
+def _verification(planned: PlannedComponent, entries: Mapping[str, Entry]) -> dict[str, Any]:
+    """What the gates found: `kind` is that of the strongest one that the component has passed."""
+    key = planned.verify or planned.readback
+    if key is None:
+        return {"kind": "not verified"}
+    found = {"kind": "numeric" if planned.verify else "weights", **_without(entries[key].measurements)}
+    if planned.verify and planned.readback:
+        found["weights"] = _without(entries[planned.readback].measurements)
+    return found
 
 
 def _without(measurements: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Plan: Config + Snapshot + Architecture → the steps, and what each makes in the repo. Pure.
 
-    export ─► fill ─► compile ─► archive
-                └──► verify ─────┘ (gates it)
+    export ─► fill ─► compile ──────────────► archive
+                ├──► readback ────────────────┤ (gate it)
+                └──► verify, with reference ──┘
 
 A component's graph and package depend only on the knobs that it hears, so variants
 share every step but those of the UNet, and the archive.
@@ -28,6 +29,17 @@ from hubpub.weights import choose
 _MB = 1 << 20
 # Lowest PSNR in dB of a palettized package against the fp32 network, by bits; below 4 bits it is reported only.
 FLOORS: Mapping[int, float] = {16: 35.0, 8: 35.0, 6: 25.0, 4: 12.0}
+# Lowest PSNR of the 16-bit package, run in fp32, against the source's own modules: constants that a network
+# derives in fp16 cost the safety checker most (80 dB); another softmax axis or q and k exchanged leave less than 30.
+FLOOR_GRAPH = 60.0
+# Bytes that running a component takes, measured at SD 1.5 size (benchmarks/README.md).
+_VERIFY_MEMORY = {
+    "unet": 4000 * _MB,
+    "vae_decoder": 3000 * _MB,
+    "vae_encoder": 3000 * _MB,
+    "text_encoder": 2000 * _MB,
+    "safety_checker": 3000 * _MB,
+}
 _EXPORT_NEEDS = ("torch", "coremltools", "diffusers", "transformers")
 
 
@@ -47,6 +59,7 @@ class PlannedComponent:
     attention: str | None  # None where the component does not hear it
     export: str  # keys of steps
     fill: str
+    readback: str | None
     verify: str | None
     compile: str | None
 
@@ -162,6 +175,7 @@ class _Maker:
         self.steps: dict[str, Step] = {}
         self.targets: list[Target] = []
         self.components: dict[tuple[str, str | None], PlannedComponent] = {}
+        self.interfaces: dict[str, FromStep] = {}
 
     def variant(self, variant: Variant, wanted: Iterable[Component], resources: Iterable[str], repo: str) -> None:
         """Steps and targets of one attention."""
@@ -193,12 +207,12 @@ class _Maker:
                 label=f"archive {variant.attention}",
                 size=size,
                 memory=60 * _MB,
-                after=tuple(planned.verify for planned in made if planned.verify),
+                after=tuple(key for planned in made for key in (planned.readback, planned.verify) if key),
             )
             self.targets.append(Target(path_in_repo=f"{stem}.zip", given=FromStep(key=archive, path="archive.zip")))
 
     def component(self, component: Component, variant: Variant) -> PlannedComponent:
-        """export → fill → verify, compile."""
+        """export → fill → readback, verify, compile."""
         attention = variant.attention if "attention" in component.hears else None
         known = self.components.get((component.name, attention))
         if known is not None:
@@ -207,10 +221,14 @@ class _Maker:
         export = self.export(component, variant, label)
         bits = variant.bits if component.palettizes else 16
         fill = self.fill(component, export, bits, label)
-        verify = self.gate(component, export, fill, bits, label)
-        compiled = self.compile(component, fill, label) if _bundles(self.config) else None
         planned = PlannedComponent(
-            component=component, attention=attention, export=export, fill=fill, verify=verify, compile=compiled
+            component=component,
+            attention=attention,
+            export=export,
+            fill=fill,
+            readback=None if self.verify == "off" else self.readback(component, fill, bits, label),
+            verify=self.numeric(component, export, fill, bits, label) if self.verify == "numeric" else None,
+            compile=self.compile(component, fill, label) if _bundles(self.config) else None,
         )
         self.components[component.name, attention] = planned
         return planned
@@ -255,18 +273,35 @@ class _Maker:
             memory=350 * _MB,
         )
 
-    def gate(self, component: Component, export: str, fill: str, bits: int, label: str) -> str | None:
-        if self.verify == "off":
-            return None
-        if self.verify == "weights":
-            step = self.steps[fill]
-            inputs = {"package": FromStep(key=fill, path="model.mlpackage"), **step.inputs}
-            params = {"component": component.name, "bits": bits, "weights": step.params["weights"]}
-            return self.add(
-                kind="readback", params=params, inputs=inputs, label=f"check weights of {label}", memory=350 * _MB
-            )
+    def readback(self, component: Component, fill: str, bits: int, label: str) -> str:
+        step = self.steps[fill]
+        return self.add(
+            kind="readback",
+            params={"component": component.name, "bits": bits, "weights": step.params["weights"]},
+            inputs={"package": FromStep(key=fill, path="model.mlpackage"), **step.inputs},
+            label=f"check weights of {label}",
+            memory=350 * _MB,
+        )
+
+    def numeric(self, component: Component, export: str, fill: str, bits: int, label: str) -> str:
         floor = self.config.floor.get(component.name, FLOORS.get(bits))
-        reference = fill if bits == 16 else self.fill(component, export, 16, label)
+        full = fill if bits == 16 else self.fill(component, export, 16, label)
+        package = FromStep(key=full, path="model.mlpackage")
+        expected = self.add(
+            kind="reference",
+            params={
+                "component": component.name,
+                "config": dict(self.facts.configs[component.folder]),
+                "weights": self.steps[fill].params["weights"],
+                "scheduler": dict(self.facts.scheduler),
+                "scaling_factor": self.facts.scaling_factor,
+            },
+            # The answer is the source's; of the package only its interface counts, which all variants share.
+            inputs={"source": self.steps[fill].inputs["source"], "package": self.interface(component, package)},
+            label=f"run {component.name} of the source",
+            memory=_VERIFY_MEMORY[component.name],
+            needs=_EXPORT_NEEDS,
+        )
         return self.add(
             kind="verify",
             params={
@@ -274,16 +309,21 @@ class _Maker:
                 "bits": bits,
                 "floor": floor,
                 "floor_fp16": FLOORS[16],
-                "scheduler": dict(self.facts.scheduler),
+                "floor_graph": FLOOR_GRAPH,
             },
             inputs={
                 "package": FromStep(key=fill, path="model.mlpackage"),
-                "reference": FromStep(key=reference, path="model.mlpackage"),
+                "full": package,
+                "expected": FromStep(key=expected),
             },
             label=f"verify {label}",
-            memory=5000 * _MB if component.name == "unet" else 2500 * _MB,
+            memory=_VERIFY_MEMORY[component.name],
             needs=("torch",),
         )
+
+    def interface(self, component: Component, package: FromStep) -> FromStep:
+        """The first 16-bit package of a component: the variants' interfaces are the same."""
+        return self.interfaces.setdefault(component.name, package)
 
     def compile(self, component: Component, fill: str, label: str) -> str:
         stem = package_stem(self.snapshot.source.name, component.name)

@@ -1,15 +1,14 @@
-"""verify: a component is run, and its numbers are compared with those of its own fp32 reference.
+"""verify: a component is run, and its numbers are compared with those of the source's own modules.
 
-Three runs of two packages, on the same realistic inputs (runtime/samples.py says which, and
-why): the 16-bit package with all floats kept in fp32 is the reference; the same package at
-fp16 shows what half precision costs (floor_fp16); the palettized package at fp16 shows what
-is published (floor). Each is measured as Apple's converter measures its own output, in dB
-of PSNR, the reference first. The two packages are filled from one graph and one source, so
-the reference is the source's network: that the graph itself computes what diffusers computes
-is proven when it is made, not here.
+The step `reference` has run diffusers' and transformers' modules, in fp32, on realistic
+inputs (runtime/samples.py says which, and why). The packages get the same inputs: the
+16-bit package with all floats kept in fp32 shows whether the graph computes what the
+source computes (floor_graph); the same package at fp16 shows what half precision costs
+(floor_fp16); the palettized package at fp16 shows what is published (floor). Each is
+measured as Apple's converter measures its own output, in dB of PSNR.
 
-All float outputs count, the worst decides; of the safety checker its scores count alone,
-because its picture and its verdict jump where a score crosses zero.
+All outputs of the reference count, the worst decides; of the safety checker those are
+its scores alone, because its picture and its verdict jump where a score crosses zero.
 
 Memory: one run at a time; weights are expanded one layer at a time. Only when a floor is
 missed are the runs repeated to see which layers lose most.
@@ -20,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,65 +28,74 @@ import torch
 from hubpub.errors import ParityTooLow
 from hubpub.runtime.measure import psnr
 from hubpub.runtime.model import Model, load
-from hubpub.runtime.samples import SEED, realistic
+from hubpub.runtime.samples import SEED
 
 KIND = "verify"
 VERSION = 1
 
 Array = npt.NDArray[Any]
+Precision = Literal["fp16", "fp32"]
 
-_COMPARED = {"safety_checker": ("concept_scores",)}
 _SAMPLES = 256  # elements kept of each intermediate value
 _WORST = 5
 
 
 def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
-    """Run `inputs["package"]` and `inputs["reference"]` (the 16-bit package; the same where bits is 16).
+    """Run `inputs["package"]` and `inputs["full"]` (the 16-bit package) on what `inputs["expected"]` was run on.
 
-    params: `component`, `bits`, `floor` (dB, or None to measure only), `floor_fp16`,
-    `scheduler` (its config), and optionally `scaling_factor` of the VAE. Writes nothing but the
-    measurements: `psnr` and `psnr_fp16` in dB, each output's, and the inputs' seed. Raises
-    ParityTooLow with the numbers and the layers that lose most, also where anything is NaN
-    or infinite.
+    params: `component`, `bits`, and floors in dB or None to measure only: `floor_graph`,
+    `floor_fp16`, `floor`. Writes nothing but the measurements: `psnr`, `psnr_fp16` and
+    `psnr_graph` in dB, each output's, and the inputs' seed. Raises ParityTooLow with the
+    numbers and the layers that lose most, also where anything is NaN or infinite.
     """
-    package, reference = inputs["package"], inputs["reference"]
-    with load(reference, precision="fp32") as model:
-        arrays = realistic(model.inputs, params=_sample_params(model, params))
-        expected = model.predict(arrays)
-    compared = _COMPARED.get(params["component"]) or tuple(
-        name for name, array in expected.items() if array.dtype.kind == "f"
-    )
-    found = {"fp16": _measure(reference, arrays, expected, compared)}
-    same = package == reference or int(params["bits"]) == 16
-    found["package"] = found["fp16"] if same else _measure(package, arrays, expected, compared)
-    floors = {"fp16": params.get("floor_fp16"), "package": params.get("floor")}
-    for which, path in (("fp16", reference), ("package", package)):
-        lowest = _lowest(found[which])
-        floor = floors[which]
+    package, full = inputs["package"], inputs["full"]
+    arrays, expected = _read(inputs["expected"] / "reference.npz")
+    found = {
+        "graph": _measure(full, arrays, expected, precision="fp32"),
+        "fp16": _measure(full, arrays, expected, precision="fp16"),
+    }
+    same = int(params["bits"]) == 16
+    found["package"] = found["fp16"] if same else _measure(package, arrays, expected, precision="fp16")
+    floors = {"graph": params["floor_graph"], "fp16": params["floor_fp16"], "package": params["floor"]}
+    for which, numbers in found.items():
+        lowest, floor = _lowest(numbers), floors[which]
         if math.isnan(lowest) or (floor is not None and lowest < floor):
-            raise _too_low(params, which, lowest, floor, path=path, reference=reference, arrays=arrays)
+            path = package if which == "package" else full
+            raise _too_low(params, which, lowest, floor, path=path, full=full, arrays=arrays)
     values = {which: _lowest(numbers) for which, numbers in found.items()}
-    summary = f"{values['fp16']:.1f} dB at fp16"
+    summary = f"{values['fp16']:.1f} dB at fp16, {values['graph']:.1f} dB in fp32"
     if not same:
-        summary = f"{values['package']:.1f} dB at {params['bits']} bits, " + summary
+        summary = f"{values['package']:.1f} dB at {params['bits']} bits, {summary}"
     return {
         "summary": summary,
         "psnr": _rounded(values["package"]),
         "psnr_fp16": _rounded(values["fp16"]),
+        "psnr_graph": _rounded(values["graph"]),
         "outputs": {name: _rounded(value) for name, value in found["package"].items()},
-        "floor": params.get("floor"),
-        "floor_fp16": params.get("floor_fp16"),
+        "floor": params["floor"],
+        "floor_fp16": params["floor_fp16"],
+        "floor_graph": params["floor_graph"],
         "seed": SEED,
     }
 
 
+def _read(path: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What the step `reference` wrote: inputs and outputs, by name."""
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    return tuple(  # type: ignore[return-value]  # of two
+        {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
+        for kind in ("input/", "output/")
+    )
+
+
 def _measure(
-    package: Path, arrays: Mapping[str, Array], expected: Mapping[str, Array], compared: tuple[str, ...]
+    package: Path, arrays: Mapping[str, Array], expected: Mapping[str, Array], *, precision: Precision
 ) -> dict[str, float]:
-    """PSNR of every compared output of a package at fp16."""
-    with load(package, precision="fp16") as model:
+    """PSNR of every expected output of a package."""
+    with load(package, precision=precision) as model:
         measured = model.predict(arrays)
-    return {name: psnr(expected[name], measured[name]) for name in compared}
+    return {name: psnr(values, measured[name]) for name, values in expected.items()}
 
 
 def _lowest(numbers: Mapping[str, float]) -> float:
@@ -100,19 +108,6 @@ def _rounded(value: float) -> float:
     return round(min(value, 200.0), 2)  # exact: as many decibels as JSON and readers bear
 
 
-def _sample_params(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
-    chosen: dict[str, Any] = {"timesteps": params.get("scheduler", {}).get("num_train_timesteps") or 1000}
-    if params.get("scaling_factor"):
-        chosen["scaling_factor"] = params["scaling_factor"]
-    vocabulary = model.table_sizes("input_ids")
-    if vocabulary:
-        chosen["vocabulary"] = min(vocabulary)
-    sample = next((item.shape for item in model.inputs if item.name == "sample"), None)
-    if sample:
-        chosen["size"] = (8 * sample[2], 8 * sample[3])
-    return chosen
-
-
 def _too_low(
     params: Mapping[str, Any],
     which: str,
@@ -120,18 +115,18 @@ def _too_low(
     floor: float | None,
     *,
     path: Path,
-    reference: Path,
+    full: Path,
     arrays: Mapping[str, Array],
 ) -> ParityTooLow:
-    kind = "at fp16" if which == "fp16" else f"with {params['bits']}-bit weights"
-    layers, broken = _layers(path, reference, arrays)
+    kind = {"graph": "in fp32", "fp16": "at fp16", "package": f"with {params['bits']}-bit weights"}[which]
+    layers, broken = _layers(path, full, arrays)
     lost = ", ".join(f"{name} ({kind} {before:.0f} → {after:.0f} dB)" for name, kind, before, after in layers)
     if math.isnan(lowest):
         first = f", first in {broken}" if broken else ""
         sentence = f"The {params['component']} {kind} gives NaN or infinity{first}."
     else:
         sentence = (
-            f"The {params['component']} {kind} is {lowest:.1f} dB from its fp32 reference; the floor is {floor:g} dB."
+            f"The {params['component']} {kind} is {lowest:.1f} dB from the source's own; the floor is {floor:g} dB."
         )
     return ParityTooLow(
         f"{sentence} Most is lost in {lost}." if lost else sentence,
@@ -143,10 +138,10 @@ def _too_low(
 
 
 def _layers(
-    path: Path, reference: Path, arrays: Mapping[str, Array]
+    path: Path, full: Path, arrays: Mapping[str, Array]
 ) -> tuple[list[tuple[str, str, float, float]], str | None]:
     """(layer, operation, dB of its worst input, dB of its result) where most is lost; the first that is not finite."""
-    with load(reference, precision="fp32") as model:
+    with load(full, precision="fp32") as model:
         expected = _sampled(model, arrays)
     with load(path, precision="fp16") as model:
         measured = _sampled(model, arrays)
