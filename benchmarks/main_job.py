@@ -108,11 +108,9 @@ def steps(store: Path) -> None:
     print("| step | seconds | peak memory | written |\n|---|---:|---:|---:|")
     rows = sorted((entry for _, entry in entries(store)), key=lambda entry: entry["created"])
     for entry in rows:
-        size = sum(file["size"] for file in entry["files"])
-        peak = entry["measurements"]["peak_memory"]
-        print(
-            f"| {entry['label']} ({entry['kind']}) | {entry['seconds']:.1f} | {peak / 1e6:.0f} MB | {size / 1e6:.1f} MB |"
-        )
+        size = sum(file["size"] for file in entry["files"]) / 1e6
+        peak = entry["measurements"]["peak_memory"] / 1e6
+        print(f"| {entry['label']} ({entry['kind']}) | {entry['seconds']:.1f} | {peak:.0f} MB | {size:.1f} MB |")
 
 
 if __name__ == "__main__":
