@@ -114,13 +114,14 @@ def points(
 
 def _colours(series: Sequence[str]) -> dict[str, Any]:
     wrapped = [SERIES[number % len(SERIES)] for number in range(len(series))]
-    columns = 4 if max(map(len, series), default=0) < 9 else 1
-    legend = {"orient": "top", "title": None, "symbolType": "square", "columns": columns} if len(series) > 1 else None
+    legend: dict[str, Any] = {"orient": "top", "title": None, "symbolType": "square"}
+    if max(map(len, series), default=0) > 9:
+        legend["columns"] = 1  # else as many as the width has room for
     return {
         "field": "series",
         "type": "nominal",
         "scale": {"domain": list(series), "range": wrapped},
-        "legend": legend,
+        "legend": legend if len(series) > 1 else None,
     }
 
 
@@ -139,13 +140,13 @@ _CONFIG = {
         "titleFontWeight": "normal",
         "labelLimit": _LABEL,
     },
-    "legend": {
-        "labelColor": "var(--ink)",
-        "labelFontSize": 12,
-        "labelLimit": 280,
-        "columnPadding": 18,
-        "symbolOpacity": 1,
-    },
+}
+_LEGEND = {
+    "labelColor": "var(--ink)",
+    "labelFontSize": 12,
+    "labelLimit": 280,
+    "columnPadding": 18,
+    "symbolOpacity": 1,
 }
 
 
@@ -160,7 +161,7 @@ def _svg(spec: Mapping[str, Any], width: int, *, title: str) -> str:
         "width": width,
         "autosize": {"type": "fit-x", "contains": "padding"},
         "padding": 4,
-        "config": _CONFIG,
+        "config": {**_CONFIG, "legend": {**_LEGEND, "columns": 2 if width == NARROW else 5}},
         **spec,
     }
     drawn = vl_convert.vegalite_to_svg(json.dumps(whole), allowed_base_urls=[])
