@@ -49,7 +49,7 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self._silent:
-            self.words += f" {data.strip()}"
+            self.words = f"{self.words} {data.strip()}".rstrip()
 
 
 def _folder(path: Path, content: dict[str, Any], pictures: dict[str, bytes] | None = None) -> Path:
