@@ -20,7 +20,7 @@ _SVG = "http://www.w3.org/2000/svg"
 WIDE, NARROW = 860, 330
 # Widest letter of a system's sans-serif, in pixels at the size of labels: room is kept for it, whatever was measured.
 _LETTER = 7.4
-SERIES = tuple(f"var(--series-{number})" for number in range(1, 6))
+SERIES = tuple(f"var(--series-{number})" for number in range(1, 7))
 _LABEL = 150  # pixels of an axis label at most
 _PLAIN = ("style", "class", "aria-hidden", "aria-label", "aria-roledescription", "role")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from hubpub.release import variant_of
 
-STEPS = ("export", "fill", "reference", "verify", "compile")
+STEPS = ("export", "fill", "readback", "reference", "verify", "compile")
 MAX_TEXT = 300  # characters of one value; a command may have ten times as many
 MAX_FILES, MAX_COMPONENTS, MAX_TENSORS = 4000, 24, 1500
 # Decibels beyond this say "the same" (200 stands for exact) and would flatten a chart.
@@ -37,7 +37,8 @@ class Component:
     size: float | None
     whole_size: float | None  # at 16 bits a weight, computed from the number of weights
     checked: str  # kind of the verification
-    summary: str
+    summary: str  # what the check found
+    weights: str  # what reading the weights back found, where that is not the check
     psnr: float | None  # of its outputs, as it is
     psnr_before: float | None  # before palettization, at fp16
     lowest_snr: float | None
@@ -150,6 +151,7 @@ def _component(name: str, row: Mapping[str, Any]) -> Component:
         whole_size=whole,
         checked=text(check.get("kind")),
         summary=text(check.get("summary")),
+        weights=text(_table(check.get("weights")).get("summary")),
         psnr=_decibels(check.get("psnr")),
         psnr_before=_decibels(check.get("psnr_fp16")),
         lowest_snr=_decibels(check.get("lowest_snr")) or _decibels(weights.get("lowest_snr")),

@@ -22,7 +22,7 @@ from hubpub.report import human
 
 TEMPLATE = "report.html.j2"
 SCRIPT = "report.js"
-_KINDS = {"verify": "running it", "readback": "reading every weight back"}
+_KINDS = {"numeric": "running it", "weights": "reading every weight back"}
 _WORST = 8  # tensors listed beside a plot
 _HERE, _WHOLE = "in this release", "at 16 bits (computed)"
 _BEFORE = "before palettization"

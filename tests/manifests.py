@@ -57,7 +57,7 @@ def _component(bits: int, *, ran: bool, elements: int) -> dict[str, Any]:
         "palettized": len(snr),
         "weights": {"tensors": 60, "elements": elements, "blobs": 100, "bytes": elements * bits // 8},
     }
-    check: dict[str, Any] = {"kind": "readback", "summary": "60 tensors bit-exact", "lowest_snr": None}
+    check: dict[str, Any] = {"kind": "weights", "summary": "60 tensors bit-exact", "lowest_snr": None}
     if bits == 16:
         weights["palettized"] = 0
     else:
@@ -65,17 +65,19 @@ def _component(bits: int, *, ran: bool, elements: int) -> dict[str, Any]:
         check |= {"summary": f"20 tensors bit-exact, 40 palettized at {lowest:.1f} dB or better", "lowest_snr": lowest}
     if ran:
         check = {
-            "kind": "verify",
+            "kind": "numeric",
             "summary": f"{5.0 * bits:.1f} dB at {bits} bits",
             "psnr": 5.0 * bits,
             "psnr_fp16": 80.0,
+            "psnr_graph": 120.0,
+            "weights": {"summary": "60 weights read back", "lowest_snr": None if bits == 16 else lowest},
         }
     took = {"seconds": 2.5, "peak_memory": 150_000_000}
     return {
         "coreml_name": "Unet", "bits": bits, "size": elements * bits // 8 + 50_000, "weights": weights,
         "verification": check, "compiler": "portable", "compiler_version": "0.1.0", "unverified_forms": [],
-        "steps": {"export": {"seconds": 30.0, "peak_memory": 500_000_000}, "fill": took, "verify": took,
-                  "compile": {"seconds": 0.2, "peak_memory": None}},
+        "steps": {"export": {"seconds": 30.0, "peak_memory": 500_000_000}, "fill": took, "readback": took,
+                  "verify": took, "compile": {"seconds": 0.2, "peak_memory": None}},
     }  # fmt: skip
 
 

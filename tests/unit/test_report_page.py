@@ -94,7 +94,8 @@ def test_what_was_run_shows_its_psnr() -> None:
     assert "PSNR of each component's output" in words
     assert "unet/original, in this release: 30.0 dB" in words
     assert "unet/original, before palettization: 80.0 dB" in words
-    assert "running it" in words
+    assert "running it: 30.0 dB at 6 bits" in words
+    assert "reading every weight back: 60 weights read back" in words
 
 
 def test_what_was_not_verified_says_so() -> None:
@@ -174,7 +175,7 @@ def test_values_are_escaped_everywhere() -> None:
     content["components"] = {f"{name}{EVIL}": part for name, part in content["components"].items()}
     content["variants"] = {f"{name}{EVIL}": part for name, part in content["variants"].items()}
     for part in content["components"].values():
-        part["verification"]["kind"] = "readback"
+        part["verification"]["kind"] = "weights"
     html = render(content)
     page = _Page(html)
     assert "script" not in page.tags
