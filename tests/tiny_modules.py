@@ -29,7 +29,12 @@ def module(folder: str, generation: int) -> torch.nn.Module:
     """The module of a source's folder, of Stable Diffusion `generation` (1 or 2), fp32, from a fixed seed."""
     torch.manual_seed(generation)
     made = {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder, "safety_checker": _safety_checker}[folder]
-    return made(generation).eval().requires_grad_(False)
+    network = made(generation).eval().requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1 and "concept" not in name and "special" not in name:
+            # Fresh modules have biases of 0 and norms of 1, which hide what happens to them.
+            parameter.copy_(parameter + 0.1 * torch.randn(parameter.shape))
+    return network
 
 
 @functools.cache

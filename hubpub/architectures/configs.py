@@ -154,12 +154,14 @@ def text_encoder(configs: Configs) -> dict[str, Any]:
     """CLIPTextModel; `eos_token_id` None means: pooled where the token's number is the largest."""
     config = configs["text_encoder"]
     _refuse_clip("text encoder", config, model_type="clip_text_model", architecture="CLIPTextModel")
-    # An id of 2 is what old configs say by mistake; transformers then takes the largest id's place.
+    # An id of 2 is what old configs say by mistake; transformers then takes the largest id's place, which is the same
+    # place where the end token is the last of the vocabulary.
     eos = _integer("text encoder", config, "eos_token_id", 49407)
+    vocabulary = _integer("text encoder", config, "vocab_size", 49408)
     return _clip("text encoder", config, hidden=512, intermediate=2048, heads=8) | {
-        "vocab_size": _integer("text encoder", config, "vocab_size", 49408),
+        "vocab_size": vocabulary,
         "max_position_embeddings": _integer("text encoder", config, "max_position_embeddings", 77),
-        "eos_token_id": None if eos == 2 else eos,
+        "eos_token_id": None if eos in (2, vocabulary - 1) else eos,
     }
 
 

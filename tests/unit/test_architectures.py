@@ -226,4 +226,8 @@ def test_what_the_networks_do_not_implement_is_refused_by_name(folder: str, key:
 
 def test_pooling_follows_the_end_token() -> None:
     assert params("text_encoder")["config"]["eos_token_id"] is None
-    assert params("text_encoder", changed("text_encoder", "eos_token_id", 49407))["config"]["eos_token_id"] == 49407
+    last = params("text_encoder", changed("text_encoder", "eos_token_id", 49407))
+    assert last == params("text_encoder"), "the last of the vocabulary is the largest"
+    longer = changed("text_encoder", "eos_token_id", 49407)
+    longer["text_encoder"]["vocab_size"] = 49410  # two tokens were added after it
+    assert params("text_encoder", longer)["config"]["eos_token_id"] == 49407

@@ -1,0 +1,118 @@
+"""Build the graphs that are shipped: `python -m hubpub.graphs.build` makes those that are missing, one after the other.
+
+Which ones: every component of the models that most fine-tunes start from, with each
+attention for batch 2 and 1, at the size that they were trained on, for the default target.
+The configs are restated here as far as they differ from the defaults of diffusers and
+transformers; a fine-tune whose config says the same gets the same key.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hubpub import graphs
+from hubpub.architectures import ATTENTIONS, components_of, detect, export_params
+from hubpub.graphs import file_of
+from hubpub.step import canonical
+
+_TARGET = "macOS13"
+_INDEX = {"_class_name": "StableDiffusionPipeline"}
+
+_VAE: Mapping[str, Any] = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+}
+_SD1: Mapping[str, Mapping[str, Any]] = {
+    "unet": {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64},
+    "vae": _VAE,
+    "text_encoder": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "eos_token_id": 2,
+    },
+    "safety_checker": {
+        "projection_dim": 768,
+        "vision_config": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+            "patch_size": 14,
+        },
+    },
+}
+_SD2: Mapping[str, Mapping[str, Any]] = {
+    "unet": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+        "sample_size": 64,
+    },
+    "vae": _VAE,
+    "text_encoder": {
+        "hidden_act": "gelu",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 23,
+        "eos_token_id": 2,
+    },
+}
+_SD2_768 = {**_SD2, "unet": {**_SD2["unet"], "sample_size": 96}}
+
+SOURCES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "Stable Diffusion 1.5": _SD1,
+    "Stable Diffusion 2.1-base": _SD2,
+    "Stable Diffusion 2.1": _SD2_768,
+}
+
+
+def wanted() -> list[dict[str, Any]]:
+    """Export parameters of every graph to ship, each once (the VAE of both generations is one)."""
+    found = {canonical(params): params for configs in SOURCES.values() for params in _of(configs)}
+    return list(found.values())
+
+
+def build(folder: Path | None = None) -> list[Path]:
+    """Export the graphs that are missing and write them into `folder` (default: where they are shipped from).
+
+    Takes an hour of one core and 1.2 GB; what exists is kept, so it can be stopped and run again.
+    """
+    # Not at the top: it brings torch and coremltools.
+    from hubpub.nets.weightless import export
+
+    written = []
+    for params in wanted():
+        path = file_of(params) if folder is None else file_of(params, folder)
+        if not path.exists():
+            graph = export(params)
+            written.append(graphs.write(graph, path.parent))
+            print(f"{path.name}  {path.stat().st_size:>7}  {title(params)}", file=sys.stderr, flush=True)
+    return written
+
+
+def title(params: Mapping[str, Any]) -> str:
+    """One line that tells a graph from others: component and knobs."""
+    sizes = ["×".join(map(str, params[key])) for key in ("latent", "image") if key in params]
+    batch = [f"batch {params['batch']}"] if "batch" in params else []
+    return ", ".join([params["component"], *[params[key] for key in ("attention",) if key in params], *sizes, *batch])
+
+
+def _of(configs: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    index = _INDEX | {name: ["", name] for name in configs}
+    family = detect(index, configs)
+    for component in components_of(family, index, safety_checker=True):
+        for attention in ATTENTIONS if "attention" in component.hears else ATTENTIONS[:1]:
+            for batch in (2, 1) if "batch" in component.hears else (2,):
+                yield export_params(component, configs, attention=attention, latent=None, batch=batch, target=_TARGET)
+
+
+if __name__ == "__main__":
+    build()
