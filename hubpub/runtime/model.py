@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,7 +114,7 @@ class Model:
             else:
                 env[item.name] = self._placed(item, arrays[item.name])
         machine = Machine(numerics=self._numerics, watch=watch)
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.inference_mode(), _whole_products(self._numerics.device):
             results = dict(zip(self._program.outputs, machine.run(self._program.block, env), strict=True))
         return {item.name: _declared(item, results[item.name]) for item in self.outputs}
 
@@ -153,6 +154,22 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _whole_products(device: torch.device) -> Iterator[None]:
+    """On CUDA: no TF32, and no partial sums in fp16, whatever the program around us has set."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction
+    matmul.allow_tf32 = matmul.allow_fp16_reduced_precision_reduction = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction = before
 
 
 def _declared(item: Feature, value: Any) -> Any:
