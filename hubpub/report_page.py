@@ -174,26 +174,37 @@ def _layers(names: Sequence[str], part: Component) -> dict[str, Any]:
 
 
 def _widths(compared: Sequence[Reading]) -> Chart | None:
-    """Bits against quality, the size as the size of the point; where the releases are of different widths."""
-    if len({read.bits for read in compared if read.bits is not None}) < 2:
-        return None
+    """Bits against quality, the size as the size of the point; where several widths of a component are known."""
     # One measure for all, or a line would join what cannot be compared.
-    measure = "psnr" if all(any(part.psnr is not None for part in read.components) for read in compared) else "snr"
-    rows: list[dict[str, Any]] = []
-    for read in compared:
-        for part in read.components:
-            value = part.psnr if measure == "psnr" else part.lowest_snr
-            if value is not None and part.bits is not None and part.size is not None:
-                text = f"{part.name}, {part.bits} bits: {value:.1f} dB, {human(part.size)}"
-                rows.append({"x": part.bits, "y": value, "size": part.size, "series": part.name, "text": text})
-    series = list(dict.fromkeys(str(row["series"]) for row in rows))[: len(charts.SERIES)]
-    rows = [row for row in rows if row["series"] in series]
-    if len({row["x"] for row in rows}) < 2:
+    ran = all(any(part.psnr is not None for part in read.components) for read in compared)
+    known: dict[tuple[str, int], tuple[float, float]] = {}  # component and bits → dB and bytes
+    for part in (part for read in compared for part in read.components):
+        for bits, value, size in _measured(part, ran=ran):
+            if value is not None and size is not None:
+                known.setdefault((part.name, bits), (value, size))
+    widths = {name: {bits for other, bits in known if other == name} for name, _ in known}
+    series = [name for name in widths if len(widths[name]) > 1][: len(charts.SERIES)]
+    rows = [
+        {"x": bits, "y": value, "size": size, "series": name,
+         "text": f"{name}, {bits} bits: {value:.1f} dB, {human(size)}"}
+        for (name, bits), (value, size) in sorted(known.items())
+        if name in series
+    ]  # fmt: skip
+    if not rows:
         return None
-    ticks = sorted({row["x"] for row in rows})
-    what = "PSNR of the output, dB" if measure == "psnr" else "lowest signal-to-noise ratio of the weights, dB"
+    ticks = sorted({bits for name, bits in known if name in series})
+    what = "PSNR of the output, dB" if ran else "lowest signal-to-noise ratio of the weights, dB"
     spec = charts.points(rows, x="bits a weight", y=what, series=series, lines=True, ticks=ticks)
     return charts.draw("Bits, size and quality", "The larger the point, the more bytes the component has.", spec)
+
+
+def _measured(part: Component, *, ran: bool) -> list[tuple[int, float | None, float | None]]:
+    """Bits, dB and bytes of a compressed component: as it is, and (where it was run) before it was compressed."""
+    if part.bits is None or part.bits >= 16:
+        return []
+    if not ran:
+        return [(part.bits, part.lowest_snr, part.size)]
+    return [(part.bits, part.psnr, part.size), (16, part.psnr_before, part.whole_size)]
 
 
 def _steps(read: Reading) -> tuple[str, ...]:

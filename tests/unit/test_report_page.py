@@ -94,6 +94,9 @@ def test_what_was_run_shows_its_psnr() -> None:
     assert "PSNR of each component's output" in words
     assert "unet/original, in this release: 30.0 dB" in words
     assert "unet/original, before palettization: 80.0 dB" in words
+    # 6 bits and 16 are known of what is compressed, one width of what is not
+    assert "unet/original, 16 bits: 80.0 dB, 2.0 MB" in words
+    assert "vae_decoder, 16 bits" not in words
     assert "running it: 30.0 dB at 6 bits" in words
     assert "reading every weight back: 60 weights read back" in words
 
@@ -115,7 +118,9 @@ def test_several_widths_are_compared() -> None:
     assert "Bits, size and quality" in html
     assert re.search(r"text_encoder, 4 bits: 2\d\.\d dB, 150\.0 kB", html)
     assert "me/coreml-tiny-8" in html
-    assert "PSNR of the output" in render(manifest(ran=True), others=[manifest(bits=4, ran=True)])
+    html = render(manifest(ran=True), others=[manifest(bits=4, ran=True)])
+    assert "PSNR of the output" in html
+    assert "text_encoder, 4 bits: 20.0 dB, 150.0 kB" in html
     # what was only read back and what was run cannot share a scale
     assert "PSNR of the output" not in render(manifest(ran=True), others=[manifest(bits=4)])
 
