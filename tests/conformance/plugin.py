@@ -35,6 +35,7 @@ from coremltools.converters.mil.frontend.torch.test import testing_utils as torc
 import hubpub.runtime
 from hubpub.errors import HubpubError
 
+PRECISION = os.environ.get("HUBPUB_CONFORMANCE_PRECISION", "fp16")
 MACOS = (15, 0)
 STRICT = 0.005  # of the largest expected value
 
@@ -56,7 +57,7 @@ class Proxy:
                 pytest.skip("a neural network, which is not an ML Program")
             RECORD.ops |= ops_of(ct_utils.load_spec(self._path))
             RECORD.attempted = True  # also where loading fails
-            self._model = hubpub.runtime.load(self._path, precision=RECORD.precision, function=self._function or None)
+            self._model = hubpub.runtime.load(self._path, precision=PRECISION, function=self._function or None)
         RECORD.attempted = True
         return self._model
 
@@ -92,9 +93,7 @@ class StateProxy:
 class Record:
     """What happened during one test."""
 
-    def __init__(self, test: str = "") -> None:
-        # Apple's fp32 tests compare with fp32 tolerances also what the program itself rounds to fp16
-        self.precision = "fp32" if "precision='fp32'" in test or "'mlprogram', 'fp32'" in test else "fp16"
+    def __init__(self) -> None:
         self.attempted = False
         self.ops: set[str] = set()
         self.answers: dict[int, Any] = {}
@@ -182,7 +181,7 @@ def _source(item: pytest.Item) -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
     global RECORD
-    RECORD = Record(item.nodeid)
+    RECORD = Record()
     return (yield)
 
 
@@ -206,7 +205,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             "outcome": outcome,
             "reason": reason,
             "ran": RECORD.attempted,
-            "precision": RECORD.precision,
             "ops": sorted(RECORD.ops),
             "compared": RECORD.compared,
             "worst": RECORD.worst if np.isfinite(RECORD.worst) else "inf",

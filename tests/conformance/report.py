@@ -22,8 +22,8 @@ INTRODUCTION = """\
 coremltools ships tests of every MIL op and of its torch front end. On a Mac they convert small
 models and compare Core ML's predictions with expected values; elsewhere they skip the numbers.
 Here hubpub's runtime answers in Core ML's place (`tests/conformance/plugin.py` replaces one class,
-`_MLModelProxy`), so that the numbers are compared on any machine, at Apple's tolerances. Models of
-fp16 tests run at `precision="fp16"`, those of fp32 tests at `"fp32"`, on the CPU.
+`_MLModelProxy`), so that the numbers are compared on any machine, at Apple's tolerances. Models run
+at `precision="fp16"`, as on a device, on the CPU; fp32 values of a program stay fp32.
 
 This page is written by `python -m tests.conformance.run … --out FILE` and
 `python -m tests.conformance.report FILE`.""".splitlines()
@@ -78,12 +78,17 @@ def table(rows: Iterable[Row]) -> list[str]:
 def grouped(rows: Iterable[Row], reasons: Sequence[tuple[str, str]]) -> list[str]:
     """Tests by explanation: how many, and which."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
+    worst: dict[str, float] = {}
     for row in rows:
-        groups[explained(row, reasons)][short(row["test"])] += 1
+        why = explained(row, reasons)
+        groups[why][short(row["test"])] += 1
+        if row["compared"]:
+            worst[why] = max(worst.get(why, 0.0), float(row["worst"]))
     lines = []
     for why, tests in sorted(groups.items(), key=lambda item: -sum(item[1].values())):
         names = ", ".join(f"`{name}` ({count})" for name, count in sorted(tests.items()))
-        lines += [f"- **{sum(tests.values())}**: {why}", f"  {names}"]
+        far = f" (at most {100 * worst[why]:.2g} % of the largest value off)" if why in worst else ""
+        lines += [f"- **{sum(tests.values())}**: {why}{far}", f"  {names}"]
     return lines or ["None."]
 
 
