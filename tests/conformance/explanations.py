@@ -5,7 +5,7 @@ from __future__ import annotations
 FAILURES: tuple[tuple[str, str], ...] = (
     (
         r"precision='fp32'.*<class 'numpy.float16'>",
-        "fp16 values under the tolerance of an fp32 test, 1e-4, where one rounding to fp16 is up to 5e-4 of a value, and "
+        "fp16 values under an fp32 test's tolerance of 1e-4, where one rounding to fp16 is up to 5e-4 of a value, and "
         "the expected values were computed without (some of) the roundings; Apple's default run leaves fp32 tests out",
     ),
     (
