@@ -91,9 +91,10 @@ class FolderSource:
 class HubSource:
     """A repo of the Hub at one commit."""
 
-    def __init__(self, source: Source, hub: Hub) -> None:
+    def __init__(self, source: Source, hub: Hub, digests: Digests) -> None:
         self.source = source
         self._hub = hub
+        self._digests = digests
         self._snapshot = hub.snapshot(source)
         self.commit = self._snapshot.commit
 
@@ -115,7 +116,9 @@ class HubSource:
 
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
         """The files in the client's cache."""
-        return self._hub.download_source(self._snapshot, sorted(set(paths)), progress=progress)
+        return self._hub.download_source(
+            self._snapshot, sorted(set(paths)), digests=self._digests, progress=progress
+        )
 
 
 def open_source(source: Source, *, digests: Digests, clones: Path, hub: Callable[[], Hub]) -> Opened:
@@ -126,4 +129,4 @@ def open_source(source: Source, *, digests: Digests, clones: Path, hub: Callable
         from hubpub.checkout import clone
 
         return FolderSource(source, digests, root=clone(source, clones))
-    return HubSource(source, hub())
+    return HubSource(source, hub(), digests)

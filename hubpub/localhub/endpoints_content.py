@@ -16,6 +16,9 @@ from hubpub.localhub.refused import Refused, bad_request, entry_not_found
 from hubpub.localhub.repository import Repository
 from hubpub.localhub.views import file_row, next_link, page
 
+# A page that somebody has put into a repo is shown, but gets no rights of the Hub's address.
+_INERT = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
+
 
 def tree(call: Call) -> Response:
     """Folders and files below a path, page by page; `cursor` is the number of rows already shown."""
@@ -63,6 +66,7 @@ def resolve(call: Call) -> Response:
     if entry is None:
         raise entry_not_found(path)
     headers = {
+        **_INERT,
         "X-Repo-Commit": commit.id,
         "ETag": f'"{entry.digest}"',
         "Accept-Ranges": "bytes",
@@ -84,7 +88,7 @@ def large_file(call: Call) -> Response:
     sha256, size = call.params["sha256"], call.query.get("size", "")
     call.signed("cdn", sha256, size)
     path = rebuilt(call.hub, git.lfs_entry(sha256, int(size)))
-    headers = {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes"}
+    headers = {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes", **_INERT}
     return FileResponse(path, headers=headers, media_type="application/octet-stream")
 
 
