@@ -79,6 +79,7 @@ def view(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "attention_use": ATTENTION_USE,
         "tree": _tree(manifest),
         "components": manifest["components"],
+        "pictures": manifest.get("pictures", []),
         "zips": [variant for name, variant in manifest["variants"].items() if name.endswith("/zip")],
         "first_variant": next(iter(manifest["variants"])),
         "compilers": sorted({part["compiler"] for part in manifest["components"].values() if part["compiler"]}),

@@ -55,6 +55,9 @@ class Settings(BaseModel):
     safety_checker: bool = Field(True, description="Convert the safety checker where the source has one.")
     license: str | None = Field(None, description="Licence id for the card, where the source names none.")
     template: str | None = Field(None, description="Card template of one's own (Jinja2).")
+    prompts: tuple[str, ...] = Field((), description="Pictures of these prompts are drawn and published with the card.")
+    prompt_steps: int = Field(20, gt=0, le=200, description="Scheduler steps of each picture.")
+    prompt_guidance: float = Field(7.5, ge=1, description="Guidance scale of each picture.")
     compiler: Literal["auto", "portable", "apple"] = Field("auto", description="Who writes compiled bundles.")
     # How it is delivered: no part of what is made, so no part of a plan (exclude).
     private: bool = Field(False, exclude=True, description="Make a new repo private.")

@@ -183,5 +183,31 @@ def sheet(pictures: Mapping[str, Pixels]) -> Any:
     return canvas
 
 
+def picture_psnr(reference: Pixels, measured: Pixels) -> float:
+    """PSNR of 8-bit pictures in dB: 20·log10(255 / RMS difference); 200 for equal ones."""
+    error = float(np.sqrt(np.mean((reference.astype(np.float64) - measured.astype(np.float64)) ** 2)))
+    return 20 * float(np.log10(255 / error)) if error else 200.0
+
+
+def draw_with_diffusers(folder: Path, request: Request) -> Pixels:
+    """The same picture by diffusers' own pipeline, in fp32 on the CPU."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, local_files_only=True
+    ).to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    answer = pipeline(
+        request.prompt,
+        negative_prompt=request.negative,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="np",
+    )
+    return np.asarray(answer.images[0] * 255).round().astype(np.uint8)
+
+
 def _missing(package: str) -> ToolMissing:
     return ToolMissing(f"Drawing needs {package}.", hint="Install it with `pip install 'hubpub[convert]'`.")

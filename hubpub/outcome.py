@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hubpub import __version__
-from hubpub.artifact import Artifact
+from hubpub.artifact import IMAGES, Artifact
 from hubpub.facts import Facts
 from hubpub.plan import Plan, PlannedComponent, licence_text
 from hubpub.release import MANIFEST_FORMAT, variant_of
@@ -18,7 +18,7 @@ from hubpub.variant import MINIMUM_OS, SPEC_VERSIONS
 
 # Settings that say how to run, not what to make, or that the manifest holds elsewhere.
 _NOT_IN_COMMAND = {"source", "to", "template"}
-_FLAGS = {"formats": "format", "deployment_target": "deployment-target"}
+_FLAGS = {"formats": "format", "prompts": "prompt", "deployment_target": "deployment-target"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
             for artifact in sorted(outcome.artifacts, key=lambda artifact: artifact.path_in_repo)
         ],
         "components": {_name(planned): _component(planned, outcome) for planned in plan.components},
+        "pictures": _pictures(outcome),
         "command": command(outcome),
         "run": dict(outcome.run),
     }
@@ -145,6 +146,9 @@ def _card(outcome: Outcome) -> dict[str, Any]:
         "pipeline_tag": "text-to-image",
         "tags": ["core-ml", "coreml", "stable-diffusion", "text-to-image"],
     }
+    pictures = _pictures(outcome)
+    if pictures:
+        data["widget"] = [{"text": one["prompt"], "output": {"url": one["release"]}} for one in pictures]
     return {key: value for key, value in data.items() if value is not None}
 
 
@@ -192,6 +196,17 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
             if key is not None
         },
     }
+
+
+def _pictures(outcome: Outcome) -> list[dict[str, Any]]:
+    """The pictures that were drawn: prompt and settings, paths in the repo, PSNR against the source's."""
+    if outcome.plan.sampled is None:
+        return []
+    drawn = outcome.entries[outcome.plan.sampled].measurements["pictures"]
+    return [
+        {**picture, "source": f"{IMAGES}/{picture['source']}", "release": f"{IMAGES}/{picture['release']}"}
+        for picture in drawn
+    ]
 
 
 def _verification(planned: PlannedComponent, entries: Mapping[str, Entry]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from typing import Any
 
 from hubpub import __version__, architectures, graphs
 from hubpub.architectures import Architecture, Component
-from hubpub.artifact import package_stem
+from hubpub.artifact import IMAGES, package_stem
 from hubpub.config import Config
 from hubpub.errors import ConfigError, SourceNotFound
-from hubpub.facts import Facts
+from hubpub.facts import MODEL_INDEX, Facts
 from hubpub.source import Snapshot
 from hubpub.step import FromSource, FromStep, Input, Step
 from hubpub.steps.registry import VERSIONS
@@ -76,6 +76,7 @@ class Plan:
     targets: tuple[Target, ...]
     components: tuple[PlannedComponent, ...]
     verify: str  # numeric, weights or off
+    sampled: str | None = None  # key of the step that draws pictures
 
     def step(self, key: str) -> Step:
         """The step of that key."""
@@ -87,7 +88,7 @@ class Plan:
         paths = set()
         for given in inputs:
             if isinstance(given, FromSource):
-                paths |= {f"{given.path}/{name}" if name else given.path for name in given.files}
+                paths |= {f"{given.path}/{name}".removeprefix("./") if name else given.path for name in given.files}
         return tuple(sorted(paths))
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +130,9 @@ def source_files(config: Config, facts: Facts, paths: Iterable[str]) -> tuple[st
         files |= set(choose(paths, folder=component.folder))
     if _bundles(config):
         files |= set(architecture.resources)
+    if config.prompts:  # the source draws as well, so all that its pipeline reads is needed
+        folders = {component.folder for component in wanted} | {"scheduler", "tokenizer"}
+        files |= {path for path in paths if path == MODEL_INDEX or _is_pipeline_file(path, folders)}
     return tuple(sorted(files))
 
 
@@ -154,6 +158,8 @@ def make_plan(
         )
         variants.append(variant)
         maker.variant(variant, wanted, architecture.resources, destination.rpartition("/")[2])
+    if config.prompts:
+        maker.sample(architecture.resources)
     return Plan(
         config=config,
         architecture=architecture,
@@ -163,6 +169,7 @@ def make_plan(
         targets=tuple(maker.targets),
         components=tuple(maker.components.values()),
         verify=verify,
+        sampled=maker.sampled,
     )
 
 
@@ -176,6 +183,7 @@ class _Maker:
         self.targets: list[Target] = []
         self.components: dict[tuple[str, str | None], PlannedComponent] = {}
         self.interfaces: dict[str, FromStep] = {}
+        self.sampled: str | None = None
 
     def variant(self, variant: Variant, wanted: Iterable[Component], resources: Iterable[str], repo: str) -> None:
         """Steps and targets of one attention."""
@@ -337,6 +345,49 @@ class _Maker:
             memory=250 * _MB,
         )
 
+    def sample(self, resources: Iterable[str]) -> None:
+        """Pictures drawn by the first variant's packages and by the source."""
+        first = self.config.attention[0]
+        parts = {name: planned for (name, attention), planned in self.components.items() if attention in (None, first)}
+        files = [path for path in self.sampled_files(resources) if self.snapshot.file(path)]
+        requests = [
+            {
+                "prompt": prompt,
+                "negative": "",
+                "seed": 0,
+                "steps": self.config.prompt_steps,
+                "guidance": self.config.prompt_guidance,
+            }
+            for prompt in self.config.prompts
+        ]
+        key = self.add(
+            kind="sample",
+            params={
+                "requests": requests,
+                "bits": self.config.bits,
+                "scheduler": self.facts.scheduler_name,
+                "scheduler_config": dict(self.facts.scheduler),
+                "scaling_factor": self.facts.scaling_factor,
+            },
+            inputs={
+                **{
+                    name: FromStep(key=parts[name].fill, path="model.mlpackage")
+                    for name in ("text_encoder", "unet", "vae_decoder")
+                },
+                "source": self.source(".", files),
+            },
+            label=f"draw {len(requests)} pictures",
+            size=len(requests) * _MB,
+            memory=7000 * _MB,
+            needs=("torch", "diffusers", "transformers"),
+        )
+        self.targets.append(Target(path_in_repo=IMAGES, given=FromStep(key=key)))
+        self.sampled = key
+
+    def sampled_files(self, resources: Iterable[str]) -> list[str]:
+        """What diffusers' pipeline reads of the source: all that was pinned."""
+        return sorted({file.path for file in self.snapshot.files} | set(resources))
+
     def metadata(self) -> dict[str, Any]:
         """What packages say of where they come from: from the source, nothing that changes by itself."""
         source = self.snapshot.source
@@ -350,7 +401,7 @@ class _Maker:
     def source(self, path: str, names: Iterable[str] = ("",)) -> FromSource:
         files = {}
         for name in names:
-            file = self.snapshot.file(f"{path}/{name}" if name else path)
+            file = self.snapshot.file(f"{path}/{name}".removeprefix("./") if name else path)
             if file is None:
                 raise SourceNotFound(f"The source has no {path}.", hint="Apps need it; add it to the source repo.")
             files[name] = file.digest
@@ -367,6 +418,11 @@ def licence_text(config: Config, facts: Facts) -> str:
     if licence == "other":
         return str(facts.card.get("license_name") or licence)
     return str(licence)
+
+
+def _is_pipeline_file(path: str, folders: set[str]) -> bool:
+    folder, slash, name = path.partition("/")
+    return bool(slash) and folder in folders and name.endswith((".json", ".txt")) and ".index." not in name
 
 
 def _bundles(config: Config) -> bool:

@@ -32,4 +32,5 @@ def environment(*own: Path) -> Environment:
         autoescape=False,  # Markdown: whoever shows the card escapes
     )
     made.filters["bytes"] = human
+    made.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")  # in a Markdown table
     return made

@@ -94,6 +94,16 @@ Template = Annotated[Path | None, typer.Option("--template", help="Card template
 Compiler = Annotated[
     str | None, typer.Option("--compiler", help="auto, portable, or apple (needs Xcode) [default: auto].")
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", help="Draw this and publish the picture with the card; repeatable.", metavar="TEXT"),
+]
+PromptSteps = Annotated[
+    int | None, typer.Option("--prompt-steps", help="Scheduler steps of each picture [default: 20].")
+]
+PromptGuidance = Annotated[
+    float | None, typer.Option("--prompt-guidance", help="Guidance scale of each picture [default: 7.5].")
+]
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Steps at once [default: number of cores, at most 4].")]
 Memory = Annotated[
     float | None,

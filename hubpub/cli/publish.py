@@ -50,6 +50,9 @@ def publish(
     safety_checker: shared.SafetyChecker = None,
     template: shared.Template = None,
     compiler: shared.Compiler = None,
+    prompts: shared.Prompts = None,
+    prompt_steps: shared.PromptSteps = None,
+    prompt_guidance: shared.PromptGuidance = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change in the repo; change nothing.")
     ] = False,
@@ -94,6 +97,7 @@ def publish(
         to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
         license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
         deployment_target=deployment_target, safety_checker=safety_checker, template=template, compiler=compiler,
+        prompts=prompts, prompt_steps=prompt_steps, prompt_guidance=prompt_guidance,
         create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune,
     )  # fmt: skip
     how = settings.running(config, jobs=jobs, memory=memory)
@@ -145,6 +149,9 @@ def convert(
     safety_checker: shared.SafetyChecker = None,
     template: shared.Template = None,
     compiler: shared.Compiler = None,
+    prompts: shared.Prompts = None,
+    prompt_steps: shared.PromptSteps = None,
+    prompt_guidance: shared.PromptGuidance = None,
     jobs: shared.Jobs = None,
     memory: shared.Memory = None,
     config: shared.ConfigFile = None,
@@ -168,6 +175,7 @@ def convert(
         to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
         license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
         deployment_target=deployment_target, safety_checker=safety_checker, template=template, compiler=compiler,
+        prompts=prompts, prompt_steps=prompt_steps, prompt_guidance=prompt_guidance,
     )  # fmt: skip
     how = settings.running(config, jobs=jobs, memory=memory)
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
@@ -199,6 +207,9 @@ def plan(
     deployment_target: shared.TargetOption = None,
     safety_checker: shared.SafetyChecker = None,
     compiler: shared.Compiler = None,
+    prompts: shared.Prompts = None,
+    prompt_steps: shared.PromptSteps = None,
+    prompt_guidance: shared.PromptGuidance = None,
     config: shared.ConfigFile = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
@@ -215,6 +226,7 @@ def plan(
         to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
         license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
         deployment_target=deployment_target, safety_checker=safety_checker, compiler=compiler,
+        prompts=prompts, prompt_steps=prompt_steps, prompt_guidance=prompt_guidance,
     )  # fmt: skip
     with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
         plans = []

@@ -65,6 +65,8 @@ def prune(
     from hubpub.store import Store, default_root
 
     store = Store(default_root())
+    for key in list(store.unreadable()):
+        store.remove(key)
     limit = time.time() - days * 86400
     old = [entry for entry in store.entries() if entry.created <= limit]
     size = sum(entry.size for entry in old)
@@ -86,11 +88,17 @@ def verify(debug: shared.Debug = False) -> None:
     from hubpub.store import Store, default_root
 
     store = Store(default_root())
-    entries = list(store.entries())
-    damaged = [(entry, wrong) for entry in entries if (wrong := store.damage(entry))]
-    for entry, wrong in damaged:
-        typer.echo(f"{entry.label} ({entry.key[:12]}): {wrong}; removed", err=True)
-        store.remove(entry.key)
-    typer.echo(f"{len(entries)} steps read, {len(damaged)} damaged.")
+    damaged = [(key, f"{key[:12]}: entry.json cannot be read") for key in store.unreadable()]
+    for key, _ in damaged:
+        store.remove(key)
+    count = len(damaged)
+    for entry in list(store.entries()):
+        count += 1
+        if wrong := store.damage(entry):
+            damaged.append((entry.key, f"{entry.label} ({entry.key[:12]}): {wrong}"))
+            store.remove(entry.key)
+    for _, wrong in damaged:
+        typer.echo(f"{wrong}; removed", err=True)
+    typer.echo(f"{count} steps read, {len(damaged)} damaged.")
     if damaged:
         raise FindingsError(f"{len(damaged)} steps of the store were damaged.", hint="They are made again when needed.")

@@ -13,13 +13,23 @@ KINDS: Final = {
     "readback": "hubpub.steps.readback",
     "reference": "hubpub.steps.reference",
     "verify": "hubpub.steps.verify",
+    "sample": "hubpub.steps.sample",
     "compile": "hubpub.steps.compile",
     "archive": "hubpub.steps.archive",
 }
 
 # Raised in the step's module whenever the bytes that it writes change. Stated here as well, because
 # planning must not import the modules (some load torch); a test holds the two together.
-VERSIONS: Final = {"export": 1, "fill": 1, "readback": 1, "reference": 1, "verify": 1, "compile": 1, "archive": 1}
+VERSIONS: Final = {
+    "export": 1,
+    "fill": 1,
+    "readback": 1,
+    "reference": 1,
+    "verify": 1,
+    "sample": 1,
+    "compile": 1,
+    "archive": 1,
+}
 
 
 class Kind(Protocol):

@@ -70,44 +70,15 @@ def compare(
         root = prepared.opened.folder(prepared.opened.paths(), session.report.transfer)
         if reference is None:
             session.report.line("  drawing with the source in PyTorch")
-            reference = pictures["PyTorch"] = draw_with_diffusers(root, request)
+            reference = pictures["PyTorch"] = drawing.draw_with_diffusers(root, request)
         session.report.line(f"  drawing at {width} bits")
         painter = _painter_of(outcome, root, session, device)
         picture = drawing.draw(painter, request)
-        psnr[str(width)] = round(picture_psnr(reference, picture), 2)
+        psnr[str(width)] = round(drawing.picture_psnr(reference, picture), 2)
         pictures[f"{width} bits\n{psnr[str(width)]:.1f} dB"] = picture
     out.parent.mkdir(parents=True, exist_ok=True)
     drawing.sheet(pictures).save(out)
     return Drawn(path=out, request=request, psnr=psnr)
-
-
-def picture_psnr(reference: Pixels, measured: Pixels) -> float:
-    """PSNR of 8-bit pictures in dB: 20·log10(255 / RMS difference); 200 for equal ones."""
-    import numpy as np
-
-    error = float(np.sqrt(np.mean((reference.astype(np.float64) - measured.astype(np.float64)) ** 2)))
-    return 20 * float(np.log10(255 / error)) if error else 200.0
-
-
-def draw_with_diffusers(folder: Path, request: Request) -> Pixels:
-    """The same picture by diffusers' own pipeline, in fp32 on the CPU."""
-    import numpy as np
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, local_files_only=True
-    ).to(torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    answer = pipeline(
-        request.prompt,
-        negative_prompt=request.negative,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        output_type="np",
-    )
-    return np.asarray(answer.images[0] * 255).round().astype(np.uint8)
 
 
 def _painter_of(outcome: Outcome, root: Path, session: Session, device: str) -> Painter:
