@@ -103,7 +103,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise Damaged(f"The store's entry {key[:12]} cannot be read.", hint="Run `hubpub cache prune`.") from error
+            raise Damaged(f"The store's entry {key[:12]} cannot be read.", hint="Run `hubpub cache verify`.") from error
         return Entry(
             key=key,
             kind=data["kind"],
@@ -121,6 +121,14 @@ class Store:
             entry = self.get(folder.name)
             if entry is not None:
                 yield entry
+
+    def unreadable(self) -> Iterator[str]:
+        """Keys of the entries that `get` finds damaged."""
+        for folder in sorted((self.root / "steps").glob("??/*")):
+            try:
+                self.get(folder.name)
+            except Damaged:
+                yield folder.name
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:

@@ -172,7 +172,7 @@ def store(root: Path) -> Check:
         ]
         stale = sum(1 for _ in opened.stale_work())
     except Damaged as error:
-        return Check(name="store", state="broken", found=error.message, to_do="`hubpub cache prune` removes it.")
+        return Check(name="store", state="broken", found=error.message, to_do="`hubpub cache verify` removes it.")
     except StoreError as error:
         return Check(name="store", state="broken", found=error.message, to_do=error.hint)
     found = f"{len(entries)} steps, {human(sum(entry.size for entry in entries))}"

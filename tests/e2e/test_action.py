@@ -47,6 +47,19 @@ INPUTS = {
 }
 
 
+_CONFIG = f"""
+attention = ["original"]
+formats = ["packages", "zip"]
+verify = "weights"
+safety_checker = false
+
+[[models]]
+source = "./tiny"
+name = "org/tiny"
+to = "{REPO}"
+"""
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
     with running(tmp_path_factory.mktemp("hub")) as started:
@@ -92,6 +105,13 @@ def _fresh(machine: Machine, **changes: Any) -> Machine:
     shutil.rmtree(machine.workspace / ".hubpub", ignore_errors=True)
     given = {name: getattr(machine, name) for name in ("temp", "workspace", "env", "secrets", "caches")}
     return Machine(**{**given, **changes})
+
+
+def _filled(machine: Machine) -> Machine:
+    """A runner whose store has what the first publish made."""
+    runner = _fresh(machine)
+    shutil.copytree(next(iter(machine.caches.values())), machine.temp / "hubpub-store" / "steps")
+    return runner
 
 
 def test_the_action_publishes_and_says_so(hub: LocalHub, machine: Machine, published: Done) -> None:
@@ -164,6 +184,23 @@ def test_a_dry_run_needs_no_token_and_changes_nothing(hub: LocalHub, machine: Ma
     assert "steps would be made first" in done.summary
     assert all(seen.method in ("GET", "HEAD") for seen in hub.requests[before:])
     assert not any("whoami" in seen.path for seen in hub.requests[before:])
+
+
+def test_of_several_models_each_is_published_and_one_that_fails_is_named(
+    hub: LocalHub, machine: Machine, published: Done
+) -> None:
+    second = '[[models]]\nsource = "./gone"\n[[models]]\nsource = "./tiny"\nname = "org/tiny"\nto = "me/coreml-third"\n'
+    config = machine.workspace / "several.toml"
+    config.write_text(_CONFIG + second, encoding="utf-8")
+    done = run_action(ACTION, {"config": "several.toml", "token": hub.token, "cache": "false"}, _filled(machine))
+    assert done.failed == "Publish"
+    result = json.loads(Path(done.outputs["result"]).read_text(encoding="utf-8"))
+    assert [model["source"] for model in result] == ["./tiny", "./gone", "./tiny"]
+    assert result[0]["nothing_to_do"]
+    assert result[1]["error"]["exit_status"] == 2
+    assert result[2]["commit"] == Hub(hub.endpoint, hub.token).commit("me/coreml-third")
+    assert f"| `./tiny` | `{REPO}` | nothing to do |" in done.summary
+    assert "| `./gone` |  | **failed** |" in done.summary
 
 
 # -- Trusted Publishing ----------------------------------------------------------------------------------------
@@ -298,18 +335,6 @@ def test_where_the_hub_does_not_trust_the_job_the_token_comes_second(
 
 
 # -- workflows -------------------------------------------------------------------------------------------------
-
-_CONFIG = f"""
-attention = ["original"]
-formats = ["packages", "zip"]
-verify = "weights"
-safety_checker = false
-
-[[models]]
-source = "./tiny"
-name = "org/tiny"
-to = "{REPO}"
-"""
 
 
 def _models(plan: Done) -> list[dict[str, Any]]:
