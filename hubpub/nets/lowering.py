@@ -12,7 +12,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 
 from hubpub.graph import Reference
 from hubpub.mil import schema_pb2 as schema
+from hubpub.nets.attention import split
 from hubpub.nets.networks import Network
 
 with contextlib.redirect_stderr(io.StringIO()):  # it warns of libraries that it has not been tested with
@@ -106,6 +107,38 @@ def sinusoids(context: Any, node: Any) -> None:
     halves = [mb.sin(x=angles, name=f"{_SINUSOIDS}_sin"), mb.cos(x=angles, name=f"{_SINUSOIDS}_cos")]
     row = mb.concat(values=halves[::-1] if cosine_first.val else halves, axis=1, name=f"{_SINUSOIDS}_row")
     context.add(mb.expand_dims(x=row, axes=[2, 3], name=_SINUSOIDS), node.name)
+
+
+@register_torch_op(torch_alias=["hubpub::split_attention"])
+def split_attention(context: Any, node: Any) -> None:
+    """hubpub::split_attention, head by head and piece by piece."""
+    query, key, value, heads, chunk = _get_inputs(context, node, expected=5)
+    result = split(MilOperations(), query, key, value, heads=int(heads.val), chunk=int(chunk.val))
+    context.add(result, node.name)
+
+
+class MilOperations:
+    """What split attentions are made of, in MIL."""
+
+    def part(self, x: Any, axis: int, start: int, stop: int) -> Any:
+        begin, end = [0] * x.rank, list(x.shape)
+        begin[axis], end[axis] = start, stop
+        return mb.slice_by_index(x=x, begin=begin, end=end)
+
+    def swap(self, x: Any) -> Any:
+        return mb.transpose(x=x, perm=[0, 3, 2, 1])
+
+    def einsum(self, equation: str, x: Any, y: Any) -> Any:
+        return mb.einsum(values=(x, y), equation=equation)
+
+    def scale(self, x: Any, factor: float) -> Any:
+        return mb.mul(x=x, y=np.float32(factor))
+
+    def softmax(self, x: Any, axis: int) -> Any:
+        return mb.softmax(x=x, axis=axis)
+
+    def concat(self, values: Sequence[Any], axis: int) -> Any:
+        return mb.concat(values=values, axis=axis)
 
 
 def exported(network: Network) -> torch.export.ExportedProgram:

@@ -345,6 +345,8 @@ def _program(package: Path) -> list[tuple[Any, ...]]:
         ("unet", 2, {"attention": "split_einsum_v2"}),
         ("text_encoder", 1, {"target": "macOS14"}),
         ("text_encoder", 1, {"target": "macOS15"}),
+        ("vae_encoder", 1, {"target": "macOS15"}),
+        ("safety_checker", 1, {"target": "macOS14"}),
         ("safety_checker", 1, {}),
     ],
 )
