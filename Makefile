@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check setup schema snapshots clean
+.PHONY: demo test check setup schema docs snapshots clean
 
 demo: setup
 	$(BIN)/hubpub demo
@@ -30,6 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 schema: setup  # regenerate the protobuf classes from hubpub/mil/schema.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. hubpub/mil/schema.proto
+
+docs: setup  # write the pages of docs/ that follow from the code
+	$(BIN)/python docs/generate.py
 
 snapshots: setup  # accept what the snapshot tests now print
 	$(BIN)/python -m pytest --snapshot-update

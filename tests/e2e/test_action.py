@@ -162,7 +162,7 @@ def test_a_failure_has_a_summary_and_keeps_its_steps(hub: LocalHub, machine: Mac
     assert "Keep finished steps" in failed.ran
 
 
-@pytest.mark.parametrize("dangerous", ["./tiny; touch hacked", "$(touch hacked)", "`touch hacked`", "--help"])
+@pytest.mark.parametrize("dangerous", ["./tiny; touch hacked; $(touch hacked) `touch hacked`", "--help"])
 def test_inputs_are_words_and_never_code(machine: Machine, dangerous: str) -> None:
     done = run_action(ACTION, {**INPUTS, "source": dangerous, "cache": "false", "dry-run": "true"}, machine)
     assert done.failed == "Publish"
@@ -201,6 +201,25 @@ def test_of_several_models_each_is_published_and_one_that_fails_is_named(
     assert result[2]["commit"] == Hub(hub.endpoint, hub.token).commit("me/coreml-third")
     assert f"| `./tiny` | `{REPO}` | nothing to do |" in done.summary
     assert "| `./gone` |  | **failed** |" in done.summary
+
+
+def test_with_a_config_fetch_needs_no_more_words(
+    hub: LocalHub, published: Done, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "hubpub.toml").write_text(_CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    where = ["--endpoint", hub.endpoint, "--token", hub.token]
+    fetched = CliRunner().invoke(app, ["fetch", "--variant", "original/packages", *where])
+    assert fetched.exit_code == 0, fetched.output
+    assert fetched.stdout.strip() == "models/coreml-tiny-palettized_original_packages"
+    assert len(list((tmp_path / fetched.stdout.strip()).iterdir())) == 4
+    (tmp_path / "hubpub.toml").write_text(
+        _CONFIG + '[fetch]\nvariant = "original/compiled"\nzip = true\n', encoding="utf-8"
+    )
+    fetched = CliRunner().invoke(app, ["fetch", *where])
+    assert fetched.exit_code == 0, fetched.output
+    assert (tmp_path / fetched.stdout.strip() / "Unet.mlmodelc").is_dir()
+    assert "original" in CliRunner().invoke(app, ["variants", *where]).stdout
 
 
 # -- Trusted Publishing ----------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ LEAVES = [name for name, text in HELPS.items() if "\nCommands:" not in text]
 @pytest.mark.parametrize("page", ["cli.md", "configuration.md", "errors.md", "hubpub.schema.json"])
 def test_generated_pages_are_current(page: str) -> None:
     now = GENERATE.pages()[page]
-    assert (DOCS / page).read_text(encoding="utf-8") == now, "run `python docs/generate.py`"
+    assert (DOCS / page).read_text(encoding="utf-8") == now, "run `make docs`"
 
 
 def test_the_generator_writes_all_of_its_pages() -> None:
