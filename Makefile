@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/hubpub demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .
