@@ -57,7 +57,11 @@ def _show_dry_run(published: Published) -> None:
     changed = changes(published.operations)
     about = "about " if published.steps_to_do else ""
     rows = [
-        {"change": operation.action, "path": operation.path, "size": about + human(operation.size)}
+        {
+            "change": operation.action,
+            "path": operation.path,
+            "size": about + human(operation.size) if operation.size else "",
+        }
         for operation in changed
     ]
     if rows:
