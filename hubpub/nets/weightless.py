@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from hubpub.errors import StepFailed
-from hubpub.graph import Graph, GraphInfo, Reference, main_block
+from hubpub.graph import Graph, GraphInfo, Reference, constants, main_block
 from hubpub.mil import schema_pb2 as schema
 from hubpub.nets.lowering import COREMLTOOLS_VERSION, compact, convert, lower
 from hubpub.nets.networks import Network, build, load
@@ -81,16 +81,17 @@ def consumers(model: schema.Model) -> dict[str, list[str]]:
     """Reference → what uses the constant that holds it: operation type, argument, and the constant's rank."""
     block = main_block(model)
     holders = {}
-    for operation in block.operations:
-        if operation.type == "const" and operation.attributes["val"].WhichOneof("value") == "blobFileValue":
-            reference = Reference.parse(operation.attributes["val"].blobFileValue.fileName)
-            holders[operation.outputs[0].name] = str(reference)
-    users: dict[str, list[str]] = {reference: [] for reference in holders.values()}
+    for operation in constants(block):
+        value = operation.attributes["val"]
+        if value.WhichOneof("value") == "blobFileValue":
+            holders[operation.outputs[0].name] = (value.blobFileValue.fileName, value.type.tensorType.rank)
+    users: dict[str, list[str]] = {reference: [] for reference, _ in holders.values()}
     for operation in block.operations:
         for name, argument in operation.inputs.items():
             for binding in argument.arguments:
                 if binding.name in holders:
-                    users[holders[binding.name]].append(f"{operation.type}.{name}")
+                    reference, rank = holders[binding.name]
+                    users[reference].append(f"{operation.type}.{name} of rank {rank}")
     return users
 
 
