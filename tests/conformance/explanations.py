@@ -9,6 +9,19 @@ FAILURES: tuple[tuple[str, str], ...] = (
         "the expected values were computed without (some of) the roundings; Apple's default run leaves fp32 tests out",
     ),
     (
+        r"iOS15/test_image_resizing.py::TestCropResize::test_builder_to_backend_smoke",
+        "the box lies outside the image with its corners swapped, which the reference leaves undefined; the values "
+        "expected are those of the whole image",
+    ),
+    (
+        r"TestResample.*precision='fp32'.*assert 0 == 2",
+        "all four predictions pass; then the test counts the program's casts and expects those of an fp16 program",
+    ),
+    (
+        r"TestCropResize.*precision='fp32'.*7.899",
+        "one expected value is written with three decimals, 7.899, where bilinear interpolation gives 7.9",
+    ),
+    (
         r"TestNormalizationLocalResponseNorm::test_builder_to_backend_smoke.*precision='fp32'",
         "the expected values are those of a window of one channel, for sizes 2 and 3; the reference, and the same "
         "file's stress test against PyTorch (which passes), count the neighbouring channels",
@@ -18,6 +31,10 @@ FAILURES: tuple[tuple[str, str], ...] = (
 OVER: tuple[tuple[str, str], ...] = ()
 
 SKIPPED: tuple[tuple[str, str], ...] = (
+    (
+        r"TypeError: only 0-dimensional arrays can be converted",
+        "coremltools fails to convert with the installed NumPy, so that there is no model to run",
+    ),
     (r"TensorFlow 2.x not found", "the expected values come from TensorFlow, which is not installed"),
     (r"not supported (in )?iOS15", "the test is for a later opset, whose own tests cover it"),
     (r"a neural network, which is not an ML Program", "the model is a neural network, which hubpub does not run"),

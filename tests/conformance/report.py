@@ -95,10 +95,10 @@ def grouped(rows: Iterable[Row], reasons: Sequence[tuple[str, str]]) -> list[str
 def document(rows: Sequence[Row]) -> str:
     """The whole page."""
     ran = [row for row in rows if numeric(row)]
-    failed = [row for row in rows if row["outcome"] == "failed"]
+    failed = [row for row in ran if row["outcome"] == "failed"]
     over = [row for row in ran if row["outcome"] == "passed" and row["compared"] and not within(row)]
     compared = [row for row in ran if row["compared"]]
-    left = [row for row in rows if row["outcome"] in ("skipped", "xfailed", "xpassed")]
+    left = [row for row in rows if not numeric(row) and row["outcome"] != "passed"]
     front = [row for row in rows if row["outcome"] == "passed" and not row["ran"]]
     files = sorted({short(row["test"]).split("::")[0] for row in rows})
     return "\n".join(

@@ -126,8 +126,7 @@ def resize(
 ) -> Tensor:
     """The last `resized_dims` axes to the last sizes of `shape` (0 keeps one), LINEAR or NEAREST_NEIGHBOR.
 
-    The nearest pixel is that below the point in DEFAULT mode, else the one that the point rounds to. iOS 17.
-    Reference: iOS17.image_resizing.resize
+    The nearest pixel is the one that the point rounds to, halves up. iOS 17. Reference: iOS17.image_resizing.resize
     """
     for axis in range(-resized_dims, 0):
         points = grid(x.shape[axis], shape[axis] or x.shape[axis], sampling_mode)
@@ -135,7 +134,7 @@ def resize(
             wanted = _interpolated(x if x.is_floating_point() else x.double(), axis, points)
             x = wanted.to(x.dtype)
         elif interpolation_mode == "NEAREST_NEIGHBOR":
-            x = _nearest(x, axis, points.floor() if sampling_mode == "DEFAULT" else points.round())
+            x = _nearest(x, axis, (points + 0.5).floor())
         else:
             raise ValueError(f"there is no interpolation_mode {interpolation_mode!r}")
     return x
@@ -238,8 +237,8 @@ def resample(
     across = _pixels(places[..., 0], width, coordinates_mode, align_corners=align_corners)
     down = _pixels(places[..., 1], height, coordinates_mode, align_corners=align_corners)
     read = _reader(x, padding_mode, padding_value)
-    if sampling_mode == "nearest":
-        return read(down.round(), across.round())
+    if sampling_mode == "nearest":  # reflected first, rounded then, halves to the even pixel, as PyTorch does
+        return read(_reflected(down, height, padding_mode).round(), _reflected(across, width, padding_mode).round())
     if sampling_mode != "bilinear":
         raise ValueError(f"there is no sampling_mode {sampling_mode!r}")
     top, left = down.floor(), across.floor()
@@ -275,6 +274,18 @@ def _reader(x: Tensor, mode: str, value: float) -> Callable[[Tensor, Tensor], Te
         return torch.where(inside[:, None], pixels, torch.full((), value, dtype=x.dtype, device=x.device))
 
     return read
+
+
+def _reflected(places: Tensor, size: int, mode: str) -> Tensor:
+    """Places brought back between the edges by the two padding modes that reflect."""
+    if mode == "reflection":
+        period = max(1, 2 * (size - 1))
+        inner = torch.remainder(places, period)
+        return torch.where(inner > size - 1, period - inner, inner)
+    if mode == "symmetric":
+        inner = torch.remainder(places + 0.5, 2 * size)
+        return (torch.where(inner > size, 2 * size - inner, inner) - 0.5).clamp(0, size - 1)
+    return places
 
 
 def _folded(places: Tensor, size: int, mode: str) -> Tensor:
