@@ -112,9 +112,14 @@ def variant_of(path: str) -> str | None:
 def merge(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, Any]:
     """The manifest of the repo after this run: variants not made now are kept as `old` has them.
 
-    Raises ConfigError when the kept variants were made with other bits, size,
-    batch or target: one repo holds one of each.
+    Keys are in the order in which the manifest is written, so that a view of it is the same
+    now and when it is read back. Raises ConfigError when the kept variants were made with
+    other bits, size, batch or target: one repo holds one of each.
     """
+    return dict(json.loads(json.dumps(_merge(new, old), sort_keys=True)))
+
+
+def _merge(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, Any]:
     merged = json.loads(json.dumps(new))
     if old is None:
         return dict(merged)

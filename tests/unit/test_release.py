@@ -262,3 +262,10 @@ def test_parse_manifest_round_trips_and_is_bounded(tmp_path: Path) -> None:
     assert parse_manifest(text.encode() + b" " * MAX_MANIFEST_BYTES) is None
     assert parse_manifest(b"[" * 100_000) is None
     assert not same_manifest(None, manifest)
+
+
+def test_a_merged_manifest_reads_back_as_it_was() -> None:
+    """A card is rendered from it before and after: the order of keys must not depend on which."""
+    made = {"variants": {}, "files": [], "settings": {}, "components": {"unet/original": {}, "text_encoder": {}}}
+    merged = merge({**made, "format": 1}, None)
+    assert json.dumps(merged) == json.dumps(merged, sort_keys=True)
