@@ -172,7 +172,7 @@ publish(hub, release(Path({str(tmp_path / "made")!r}), tree(seed=9, size=6_000_0
     started = time.monotonic()
     child.send_signal(signal.SIGINT)
     child.wait()
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     assert commits(hub) == ["initial commit"]
 
 
