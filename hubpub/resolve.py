@@ -116,9 +116,7 @@ class HubSource:
 
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
         """The files in the client's cache."""
-        return self._hub.download_source(
-            self._snapshot, sorted(set(paths)), digests=self._digests, progress=progress
-        )
+        return self._hub.download_source(self._snapshot, sorted(set(paths)), digests=self._digests, progress=progress)
 
 
 def open_source(source: Source, *, digests: Digests, clones: Path, hub: Callable[[], Hub]) -> Opened:

@@ -8,8 +8,9 @@ transformers; a fine-tune whose config says the same gets the same key.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hubpub.graphs import file_of
 from hubpub.step import canonical
 
 _TARGET = "macOS13"
+_DEFAULT_ATTENTIONS = ("original", "split_einsum_v2")
 _INDEX = {"_class_name": "StableDiffusionPipeline"}
 
 _VAE: Mapping[str, Any] = {
@@ -77,6 +79,7 @@ SOURCES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 def wanted() -> list[dict[str, Any]]:
     """Export parameters of every graph to ship, each once (the VAE of both generations is one)."""
     found = {canonical(params): params for configs in SOURCES.values() for params in _of(configs)}
+    found |= {canonical(params): params for params in _of(_demo(), attentions=_DEFAULT_ATTENTIONS, batches=(2,))}
     return list(found.values())
 
 
@@ -105,12 +108,23 @@ def title(params: Mapping[str, Any]) -> str:
     return ", ".join([params["component"], *[params[key] for key in ("attention",) if key in params], *sizes, *batch])
 
 
-def _of(configs: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _demo() -> dict[str, Mapping[str, Any]]:
+    """The configs of the source that `hubpub demo` publishes."""
+    folder = Path(graphs.__file__).resolve().parents[1] / "demo_source"
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/config.json")}
+
+
+def _of(
+    configs: Mapping[str, Mapping[str, Any]],
+    *,
+    attentions: Sequence[str] = ATTENTIONS,
+    batches: Sequence[int] = (2, 1),
+) -> Iterator[dict[str, Any]]:
     index = _INDEX | {name: ["", name] for name in configs}
     family = detect(index, configs)
     for component in components_of(family, index, safety_checker=True):
-        for attention in ATTENTIONS if "attention" in component.hears else ATTENTIONS[:1]:
-            for batch in (2, 1) if "batch" in component.hears else (2,):
+        for attention in attentions if "attention" in component.hears else attentions[:1]:
+            for batch in batches if "batch" in component.hears else batches[:1]:
                 yield export_params(component, configs, attention=attention, latent=None, batch=batch, target=_TARGET)
 
 
