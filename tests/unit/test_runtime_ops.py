@@ -252,6 +252,9 @@ def test_scatter_modes(mode: str) -> None:
     vectors = torch.tensor([[[0, 2], [0, 0]], [[1, 2], [1, 0]]])
     got = run("scatter_nd", torch.tensor(data), vectors, torch.tensor(updates), mode=mode)
     np.testing.assert_allclose(got, expected)
+    square = torch.tensor([[2], [0]])  # indices of any shape
+    got = run("scatter", torch.tensor(data), square, torch.tensor(updates)[:, :, None], axis=1, mode=mode)
+    np.testing.assert_allclose(got, run("scatter", torch.tensor(data), square[:, 0], torch.tensor(updates), 1, mode))
     with pytest.raises(IndexError, match="outside an axis of 3"):
         run("scatter", torch.tensor(data), torch.tensor([3, 0]), torch.tensor(updates), axis=1, mode=mode)
 

@@ -63,16 +63,18 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices:
 def scatter(
     data: Tensor, indices: Tensor, updates: Tensor, axis: int = 0, mode: str = "add", validate_indices: bool = False
 ) -> Tensor:
-    """A copy of data whose slices at indices [C] along axis are combined with updates.
+    """A copy of data whose slices at indices (any shape) along axis are combined with updates.
 
+    updates: data.shape[:axis] + indices.shape + data.shape[axis+1:].
     mode: update, add, sub, mul, div, max, min. iOS 15; 17 adds validate_indices.
     Reference: iOS17.scatter_gather.scatter
     """
     axis %= data.ndim
     shape = [1] * data.ndim
     shape[axis] = indices.numel()
-    places = indices.reshape(shape).expand(updates.shape)
-    return scatter_along_axis(data, places, updates, axis, mode)
+    slices = updates.reshape(*data.shape[:axis], indices.numel(), *data.shape[axis + 1 :])
+    places = indices.reshape(shape).expand(slices.shape)
+    return scatter_along_axis(data, places, slices, axis, mode)
 
 
 def scatter_along_axis(
