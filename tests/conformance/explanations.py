@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FAILURES: tuple[tuple[str, str], ...] = (
     (
-        r"precision='fp32'.*<class 'numpy.float16'>",
+        r"precision='fp32'.*(<class 'numpy.float16'>|dtype=fp16)",
         "fp16 values under an fp32 test's tolerance of 1e-4, where one rounding to fp16 is up to 5e-4 of a value, and "
         "the expected values were computed without (some of) the roundings; Apple's default run leaves fp32 tests out",
     ),
@@ -20,6 +20,10 @@ FAILURES: tuple[tuple[str, str], ...] = (
     (
         r"TestCropResize.*precision='fp32'.*7.899",
         "one expected value is written with three decimals, 7.899, where bilinear interpolation gives 7.9",
+    ),
+    (
+        r"precision='fp16'.*accumulate_mode=div.*inf location",
+        "random updates near zero divide the data beyond fp16's largest number, 65,504; the expected values are fp32",
     ),
     (
         r"TestNormalizationLocalResponseNorm::test_builder_to_backend_smoke.*precision='fp32'",
