@@ -21,7 +21,7 @@ DIGIT_SIZE = 104
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # {a} is "a" or "an", {n} the number as a word or as a figure.
 TEMPLATES = (
-    "{a} handwritten {n}",
+    "a handwritten {n}",
     "handwritten {n}",
     "the digit {n}",
     "the handwritten digit {n}",
@@ -29,7 +29,7 @@ TEMPLATES = (
     "{a} {n}",
     "{n}",
     "{a} {n} in black ink",
-    "{a} handwritten {n} on white paper",
+    "a handwritten {n} on white paper",
     "a drawing of {a} {n}",
     "a picture of the digit {n}",
 )

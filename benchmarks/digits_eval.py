@@ -22,7 +22,7 @@ from benchmarks import digits_data
 
 STEPS, GUIDANCE = 20, 3.0
 # Asked for in turn, each for all ten digits.
-JUDGED = (("{a} handwritten {n}", False), ("the digit {n}", True), ("{n}", False), ("{a} {n} in black ink", False))
+JUDGED = (("a handwritten {n}", False), ("the digit {n}", True), ("{n}", False), ("{a} {n} in black ink", False))
 
 Array = npt.NDArray[np.float32]
 
@@ -68,10 +68,11 @@ def classifier() -> tuple[Any, float]:
 
 def load_pipeline(source: Path) -> Any:
     """The source as diffusers loads it: stored in fp16, computed in fp32."""
-    import torch
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(source, use_safetensors=True, low_cpu_mem_usage=False)
+    for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
+        part.float()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -95,6 +95,32 @@ def set_top_attention(network: UNet2DConditionModel, *, on: bool) -> None:
     network.set_attn_processor(processors)
 
 
+@torch.no_grad()
+def start_from_identity(network: UNet2DConditionModel) -> None:
+    """Let a fresh UNet answer its input, made unit size: at high noise that is nearly the noise that it must predict.
+
+    Each input channel x and its negative share a group of the last normalization, and silu(x) - silu(-x) = x. The input
+    goes there by the outermost skip connection; what else feeds these channels starts at zero.
+    """
+    first, last = network.conv_in, network.conv_out
+    end = network.up_blocks[-1].resnets[-1]
+    pairs = range(LATENT_CHANNELS)
+    skip = end.conv_shortcut.in_channels - first.out_channels  # the skip connection comes second in the concatenation
+    for weight in (first.weight[: 2 * LATENT_CHANNELS], end.conv_shortcut.weight[: 2 * LATENT_CHANNELS], last.weight):
+        weight.zero_()
+    for bias in (first.bias[: 2 * LATENT_CHANNELS], end.conv_shortcut.bias, last.bias):
+        bias.zero_()
+    for pair in pairs:
+        for sign, channel in ((1.0, 2 * pair), (-1.0, 2 * pair + 1)):
+            first.weight[channel, pair, 1, 1] = sign
+            end.conv_shortcut.weight[channel, skip + channel, 0, 0] = 1.0
+            last.weight[pair, channel, 1, 1] = sign
+    silenced = [end.conv2, network.up_blocks[-1].attentions[-1].proj_out]
+    for module in silenced:
+        module.weight.zero_()
+        module.bias.zero_()
+
+
 def silence_top_attention(network: UNet2DConditionModel) -> None:
     """Make self-attention at 32×32 add nothing, so that it can be switched on later without a jump."""
     for block in (network.down_blocks[0], network.up_blocks[2]):

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
+
 from benchmarks import digits_data, digits_networks, digits_tokenizer
 
 PARTS = {
@@ -35,11 +37,13 @@ def write(folder: Path, *, vae: Any, unet: Any, text_encoder: Any) -> int:
     for name, network in networks.items():
         network.half().save_pretrained(folder / name, safe_serialization=True)
         network.float()
+        for path in (folder / name).iterdir():
+            path.chmod(0o644)
     digits_networks.scheduler().save_pretrained(folder / "scheduler")
     digits_tokenizer.write(folder / "tokenizer", corpus())
     index: dict[str, Any] = {
         "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": vae.config._diffusers_version,
+        "_diffusers_version": diffusers.__version__,
     }
     index |= {name: list(part) for name, part in PARTS.items()} | {"requires_safety_checker": False}
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n", encoding="utf-8")
