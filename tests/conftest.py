@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 # Libraries read these when they are imported, so they are set before any test module is.
 _SCRATCH = Path(tempfile.mkdtemp(prefix="hubpub-tests-"))
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "HUBPUB_"))]:
     del os.environ[_name]
 os.environ.update(

@@ -35,7 +35,8 @@ def test_coremltools_own_tests_pass(tmp_path: Path) -> None:
         if row["outcome"] == "failed" and explained(row, FAILURES) == NOT_EXPLAINED
     ]
     assert not failed, "\n".join(failed)
-    assert done.returncode in (0, 2), done.stdout[-2000:]  # 2: time was up
+    # pytest's statuses: 1, a number was wrong (explained, or the line above fails); 2, time was up
+    assert done.returncode in (0, 1, 2), done.stdout[-2000:]
     compared = [row for row in rows if row["compared"]]
     assert len(compared) > 10
     assert max(row["worst"] for row in compared) < 0.02
