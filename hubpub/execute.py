@@ -1,9 +1,10 @@
 """The only loop: for each step of a plan, if the store has it not, run it.
 
 Steps whose inputs are there run side by side, as many as `jobs` allows and as their
-estimated memory fits into the budget. Each runs in a worker process; its files land in
-the store before anything that needs them starts. Stopped at any moment, the same plan
-goes on where it was.
+estimated memory fits into the budget. Of the heavy ones, which run torch on all cores,
+only one runs at a time: two at once take turns at the cores and need twice the memory.
+Each step runs in a worker process; its files land in the store before anything that needs
+them starts. Stopped at any moment, the same plan goes on where it was.
 """
 
 from __future__ import annotations
@@ -107,24 +108,23 @@ def locate(given: Input, *, store: Store, source: Path | None) -> Path:
 def _ready(waiting: Sequence[Step], run: _Run, *, jobs: int, memory: int) -> Iterator[Step]:
     """Steps that may start now, in the plan's order."""
     running = [worker.step for worker in run.workers if worker.step is not None]
-    free, budget = jobs - len(running), memory - sum(step.memory for step in running)
     for step in list(waiting):
-        if free < 1:
+        if len(running) >= jobs:
             return
         if not step.requires() <= run.done.keys():
             continue
-        if step.memory > budget and (running or free < jobs):
+        if running and step.memory + sum(other.memory for other in running) > memory:
             continue
-        free -= 1
-        budget -= step.memory
+        if step.heavy and any(other.heavy for other in running):
+            continue
+        running.append(step)
         yield step
 
 
 def _start(run: _Run, step: Step, selector: selectors.BaseSelector) -> None:
-    heavy = bool(step.needs)
-    worker = next((worker for worker in run.workers if worker.step is None and worker.heavy is heavy), None)
+    worker = next((worker for worker in run.workers if worker.step is None and worker.heavy is step.heavy), None)
     if worker is None:
-        worker = _Worker(process=start_module("hubpub.worker", str(run.store.root)), heavy=heavy)
+        worker = _Worker(process=start_module("hubpub.worker", str(run.store.root)), heavy=step.heavy)
         run.workers.append(worker)
         assert worker.process.stdout is not None
         os.set_blocking(worker.process.stdout.fileno(), False)

@@ -67,6 +67,11 @@ class Step:
         }
         return hashlib.sha256(canonical(meaning)).hexdigest()
 
+    @property
+    def heavy(self) -> bool:
+        """Whether it runs torch: on all cores, and in gigabytes."""
+        return bool(self.needs)
+
     def requires(self) -> set[str]:
         """Keys of the steps that must be done first."""
         return {given.key for given in self.inputs.values() if isinstance(given, FromStep)} | set(self.after)

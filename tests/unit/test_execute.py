@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,18 @@ class Recorder(Quiet):
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
 
+        self.started: list[tuple[str, ...]] = []  # what ran, each time that a step had been started
+        self.running: list[str] = []
+
+    def step_started(self, step: Step) -> None:
+        self.running.append(step.label)
+        self.started.append(tuple(self.running))
+
     def step_cached(self, step: Step, entry: Entry) -> None:
         self.told.append(("cached", step.label))
 
     def step_done(self, step: Step, entry: Entry) -> None:
+        self.running.remove(step.label)
         self.told.append(("done", step.label))
 
 
@@ -98,3 +107,45 @@ def test_the_archive_is_the_same_twice(tmp_path: Path, source: Path) -> None:
     one, _ = _run(steps, Store(tmp_path / "one"), source)
     two, _ = _run(steps, Store(tmp_path / "two"), source)
     assert [entry.files for entry in one.values()] == [entry.files for entry in two.values()]
+
+
+def _side_by_side(
+    folder: Path, source: Path, *, jobs: int, memory: int = 1 << 30, **steps: Mapping[str, object]
+) -> set[tuple[str, ...]]:
+    """What ran at the same time when these steps, which need nothing of each other, were all to be done."""
+    models = FromSource(path="models", files={"a.bin": "sha256:1"})
+    plan = [
+        Step(kind="archive", version=1, params={"stem": label}, inputs={"models": models}, label=label, **fields)  # type: ignore[arg-type]
+        for label, fields in steps.items()
+    ]
+    report = Recorder()
+    execute(plan, store=Store(folder / "store"), source=source, jobs=jobs, memory=memory, report=report)
+    assert sorted(label for _, label in report.told) == sorted(steps)
+    return set(report.started)
+
+
+def test_one_heavy_step_at_a_time_and_light_ones_beside_it(tmp_path: Path, source: Path) -> None:
+    heavy = {"needs": ("zipfile",)}
+    seen = _side_by_side(tmp_path, source, jobs=4, one=heavy, two=heavy, light={}, three=heavy)
+    assert ("one", "light") in seen
+    assert not [labels for labels in seen if len({"one", "two", "three"} & set(labels)) > 1]
+
+
+def test_steps_side_by_side_fit_into_the_memory(tmp_path: Path, source: Path) -> None:
+    half = {"memory": 600 << 20}
+    assert ("one", "two") in _side_by_side(tmp_path / "enough", source, jobs=4, memory=1200 << 20, one=half, two=half)
+    tight = _side_by_side(
+        tmp_path / "tight", source, jobs=4, memory=1000 << 20, one=half, two=half, small={"memory": 1 << 20}
+    )
+    assert ("one", "small") in tight
+    assert not [labels for labels in tight if {"one", "two"} <= set(labels)]
+
+
+def test_a_step_larger_than_the_memory_runs_alone(tmp_path: Path, source: Path) -> None:
+    seen = _side_by_side(tmp_path, source, jobs=2, memory=1 << 20, large={"memory": 2 << 20}, small={"memory": 1 << 19})
+    assert seen == {("large",), ("small",)}
+
+
+def test_as_many_steps_as_jobs(tmp_path: Path, source: Path) -> None:
+    seen = _side_by_side(tmp_path, source, jobs=1, one={}, two={}, three={})
+    assert seen == {("one",), ("two",), ("three",)}
