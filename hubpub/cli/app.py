@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict, get_args, get_type_hints
 
 import typer
 
@@ -114,6 +115,30 @@ ConfigFile = Annotated[
 ]
 
 
+class Making(TypedDict):
+    """The options that say what is made, of publish, convert and plan alike; each is a key of hubpub.toml."""
+
+    to: To
+    attention: Attentions
+    bits: Bits
+    formats: Formats
+    verify: Verify
+    floor: Floors
+    revision: Revision
+    license: License
+    name: Name
+    latent_height: LatentHeight
+    latent_width: LatentWidth
+    batch_one: BatchOne
+    deployment_target: TargetOption
+    safety_checker: SafetyChecker
+    template: Template
+    compiler: Compiler
+    prompts: Prompts
+    prompt_steps: PromptSteps
+    prompt_guidance: PromptGuidance
+
+
 # How typer itself ends a command.
 _CONTROL = (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError)
 
@@ -140,9 +165,24 @@ def command(group: typer.Typer, *, name: str | None = None) -> Callable[[Callabl
                 typer.echo("\nStopped. What is finished is kept; run the same command again to go on.", err=True)
                 raise typer.Exit(130) from None
 
+        guarded.__signature__ = _spread(function)  # type: ignore[attr-defined]
         return group.command(name)(guarded)
 
     return register
+
+
+def _spread(function: Callable[..., None]) -> inspect.Signature:
+    """A signature in which `**making: Unpack[Making]` is an option a key, None where it is not given."""
+    given = list(inspect.signature(function, eval_str=True).parameters.values())
+    if given[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return inspect.Signature(given)
+    (options,) = get_args(given.pop().annotation)
+    spread = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in get_type_hints(options, include_extras=True).items()
+    ]
+    own = [parameter for parameter in given if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    return inspect.Signature([*given[: len(given) - len(own)], *spread, *own])
 
 
 def show_error(error: HubpubError, *, debug: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
@@ -34,25 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def publish(
     source: Source = None,
-    to: shared.To = None,
-    attention: shared.Attentions = None,
-    bits: shared.Bits = None,
-    formats: shared.Formats = None,
-    verify: shared.Verify = None,
-    floor: shared.Floors = None,
-    revision: shared.Revision = None,
-    license: shared.License = None,
-    name: shared.Name = None,
-    latent_height: shared.LatentHeight = None,
-    latent_width: shared.LatentWidth = None,
-    batch_one: shared.BatchOne = None,
-    deployment_target: shared.TargetOption = None,
-    safety_checker: shared.SafetyChecker = None,
-    template: shared.Template = None,
-    compiler: shared.Compiler = None,
-    prompts: shared.Prompts = None,
-    prompt_steps: shared.PromptSteps = None,
-    prompt_guidance: shared.PromptGuidance = None,
+    *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change in the repo; change nothing.")
     ] = False,
@@ -80,6 +62,7 @@ def publish(
     json: shared.Json = False,
     quiet: shared.QuietFlag = False,
     debug: shared.Debug = False,
+    **making: Unpack[shared.Making],
 ) -> None:
     """Convert a source, verify it, and publish all variants in one commit.
 
@@ -93,13 +76,7 @@ def publish(
     from hubpub.verbs import publish as verb
     from hubpub.verbs.several import Work
 
-    given = settings.flags(
-        to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
-        license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
-        deployment_target=deployment_target, safety_checker=safety_checker, template=template, compiler=compiler,
-        prompts=prompts, prompt_steps=prompt_steps, prompt_guidance=prompt_guidance,
-        create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune,
-    )  # fmt: skip
+    given = settings.flags(**making, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune)
     how = settings.running(config, jobs=jobs, memory=memory)
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         if source is not None and verb.is_converted(Path(source)):
@@ -107,8 +84,10 @@ def publish(
                 dry_run=dry_run, create_pr=bool(create_pr), branch=branch, private=bool(private), tag=tag,
                 prune=bool(prune),
             )  # fmt: skip
-            folder = partial(verb.publish_folder, Path(source), repo_id=to, delivery=delivery, session=session)
-            work = [Work(source=source, repo_id=to, publish=folder)]
+            folder = partial(
+                verb.publish_folder, Path(source), repo_id=making["to"], delivery=delivery, session=session
+            )
+            work = [Work(source=source, repo_id=making["to"], publish=folder)]
         else:
             work = [
                 Work(
@@ -133,25 +112,7 @@ def publish(
 def convert(
     source: Source = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write the release's tree into.")] = None,
-    to: shared.To = None,
-    attention: shared.Attentions = None,
-    bits: shared.Bits = None,
-    formats: shared.Formats = None,
-    verify: shared.Verify = None,
-    floor: shared.Floors = None,
-    revision: shared.Revision = None,
-    license: shared.License = None,
-    name: shared.Name = None,
-    latent_height: shared.LatentHeight = None,
-    latent_width: shared.LatentWidth = None,
-    batch_one: shared.BatchOne = None,
-    deployment_target: shared.TargetOption = None,
-    safety_checker: shared.SafetyChecker = None,
-    template: shared.Template = None,
-    compiler: shared.Compiler = None,
-    prompts: shared.Prompts = None,
-    prompt_steps: shared.PromptSteps = None,
-    prompt_guidance: shared.PromptGuidance = None,
+    *,
     jobs: shared.Jobs = None,
     memory: shared.Memory = None,
     config: shared.ConfigFile = None,
@@ -160,6 +121,7 @@ def convert(
     json: shared.Json = False,
     quiet: shared.QuietFlag = False,
     debug: shared.Debug = False,
+    **making: Unpack[shared.Making],
 ) -> None:
     """Convert a source into a folder: exactly the tree that publish uploads.
 
@@ -171,12 +133,7 @@ def convert(
 
     if out is None:
         raise ConfigError("No folder was named.", hint="Say where to write with -o DIR.")
-    given = settings.flags(
-        to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
-        license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
-        deployment_target=deployment_target, safety_checker=safety_checker, template=template, compiler=compiler,
-        prompts=prompts, prompt_steps=prompt_steps, prompt_guidance=prompt_guidance,
-    )  # fmt: skip
+    given = settings.flags(**making)
     how = settings.running(config, jobs=jobs, memory=memory)
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         models = settings.models(source, config, given)
@@ -192,29 +149,13 @@ def convert(
 
 def plan(
     source: Source = None,
-    to: shared.To = None,
-    attention: shared.Attentions = None,
-    bits: shared.Bits = None,
-    formats: shared.Formats = None,
-    verify: shared.Verify = None,
-    floor: shared.Floors = None,
-    revision: shared.Revision = None,
-    license: shared.License = None,
-    name: shared.Name = None,
-    latent_height: shared.LatentHeight = None,
-    latent_width: shared.LatentWidth = None,
-    batch_one: shared.BatchOne = None,
-    deployment_target: shared.TargetOption = None,
-    safety_checker: shared.SafetyChecker = None,
-    compiler: shared.Compiler = None,
-    prompts: shared.Prompts = None,
-    prompt_steps: shared.PromptSteps = None,
-    prompt_guidance: shared.PromptGuidance = None,
+    *,
     config: shared.ConfigFile = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
     json: shared.Json = False,
     debug: shared.Debug = False,
+    **making: Unpack[shared.Making],
 ) -> None:
     """Show the steps that publish would take, with bytes and memory; do nothing.
 
@@ -222,12 +163,7 @@ def plan(
     """
     from hubpub.verbs.prepare import prepare
 
-    given = settings.flags(
-        to=to, attention=attention, bits=bits, formats=formats, verify=verify, floor=floor, revision=revision,
-        license=license, name=name, latent_height=latent_height, latent_width=latent_width, batch_one=batch_one,
-        deployment_target=deployment_target, safety_checker=safety_checker, compiler=compiler,
-        prompts=prompts, prompt_steps=prompt_steps, prompt_guidance=prompt_guidance,
-    )  # fmt: skip
+    given = settings.flags(**making)
     with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
         plans = []
         for model in settings.models(source, config, given):
