@@ -6,7 +6,7 @@ https://github.com/apple/coremltools/tree/main/mlmodel/src/MILBlob):
     0    u32 number of blobs, u32 version = 2, 56 zero bytes
     64n  record: u32 0xDEADBEEF, u32 dtype, u64 bytes, u64 offset of the data,
          u64 padding bits (sub-byte dtypes), 32 zero bytes
-    64m  the data, padded with zeros to the next multiple of 64
+    64m  the data; zeros up to the next record, but none after the last blob
 
 A program's `blobFileValue.offset` is the offset of the *record*.
 """
@@ -91,12 +91,12 @@ class BlobWriter:
         """
         number, _ = BLOB_DTYPES[dtype]
         raw = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else memoryview(data)  # type: ignore[arg-type]
-        offset = self._end
+        offset = aligned(self._end)
         start = offset + _RECORD.size
+        self._file.write(bytes(offset - self._end))
         self._file.write(_RECORD.pack(_SENTINEL, number, raw.nbytes, start, padding))
         self._file.write(raw)
-        self._end = aligned(start + raw.nbytes)
-        self._file.write(bytes(self._end - start - raw.nbytes))
+        self._end = start + raw.nbytes
         self.count += 1
         return offset
 

@@ -30,7 +30,7 @@ from hubpub.mil.values import decode, dimensions, encode, string_value, tensor_t
 from hubpub.weights import Weights, ignored_names, match_names, open_weights
 
 KIND = "fill"
-VERSION = 1
+VERSION = 2
 
 PACKAGE = "model.mlpackage"
 # A palette is worth its place for tensors of rank 2 and more with more elements than this (Apple's converter).

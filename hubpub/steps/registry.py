@@ -22,7 +22,7 @@ KINDS: Final = {
 # planning must not import the modules (some load torch); a test holds the two together.
 VERSIONS: Final = {
     "export": 1,
-    "fill": 1,
+    "fill": 2,
     "readback": 1,
     "reference": 1,
     "verify": 1,

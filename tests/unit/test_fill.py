@@ -18,7 +18,7 @@ from sources import Layout, components, make_source, tensors
 from hubpub.errors import BadPackage, BadWeights
 from hubpub.graph import Graph, GraphInfo, Reference
 from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.blob import BlobReader
+from hubpub.mil.blob import BlobReader, BlobWriter
 from hubpub.mil.package import MANIFEST, MODEL, WEIGHT_BIN, read_model
 from hubpub.mil.values import string_value, tensor_type, tensor_value
 from hubpub.palettize import BITS, palettize, unpack
@@ -527,6 +527,19 @@ def _emptied(folder: Path, state: Mapping[str, Array]) -> Path:
     (folder / "graph").mkdir()
     Graph(model=model, info=GraphInfo(component="unet", params={})).save(folder / "graph")
     return folder / "graph"
+
+
+@pytest.mark.parametrize("sizes", [(1,), (32,), (11, 33), (64, 1000)])
+def test_a_weight_file_is_laid_out_as_coremltools_lays_it_out(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    storage = pytest.importorskip("coremltools.libmilstoragepython")
+    theirs = storage._BlobStorageWriter(str(tmp_path / "theirs.bin"))
+    with BlobWriter(tmp_path / "ours.bin") as ours:
+        for size in sizes:
+            halves, bytes_ = _random((size,)), np.arange(size, dtype=np.uint8)
+            assert ours.add(schema.FLOAT16, halves) == theirs.write_fp16_data(halves.view(np.uint16))
+            assert ours.add(schema.UINT8, bytes_) == theirs.write_uint8_data(bytes_)
+    del theirs  # this is how it closes its file
+    assert (tmp_path / "ours.bin").read_bytes() == (tmp_path / "theirs.bin").read_bytes()
 
 
 @leaves_folders
