@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from hubpub.errors import SourceNotFound, UnknownArchitecture
+from hubpub.front_matter import load
 
 MODEL_INDEX = "model_index.json"
 _FOLDERS = ("unet", "vae", "text_encoder", "safety_checker")
@@ -84,16 +83,15 @@ def front_matter(card: bytes) -> dict[str, Any]:
     if not marker:
         return {}
     try:
-        data = yaml.safe_load(head)
-    except yaml.YAMLError:
+        return load(head)
+    except ValueError:
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _object(data: bytes, path: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceNotFound(
             f"The source's {path} is not JSON: it is a git-LFS pointer, an HTML page, or damaged.",
             hint="Download the source again.",

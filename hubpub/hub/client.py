@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
@@ -20,6 +18,7 @@ from huggingface_hub.utils._http import hf_raise_for_status
 
 from hubpub.artifact import CARD, MANIFEST
 from hubpub.errors import CannotWrite, CardInvalid, FetchError
+from hubpub.front_matter import load
 from hubpub.hub import download, session
 from hubpub.hub.translate import Side, translated, trusting
 from hubpub.release import MAX_MANIFEST_BYTES, RemoteFile, RemoteState, parse_manifest
@@ -298,20 +297,12 @@ def front_matter(text: str) -> dict[str, Any]:
         return {}
     try:
         end = next(number for number, line in enumerate(lines[1:], 1) if line.strip() == "---")
-        data = yaml.safe_load("\n".join(lines[1:end]))
-        json.dumps(data, default=str)
-    except (StopIteration, yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200] or "no closing ---"
+        return load("\n".join(lines[1:end]))
+    except (StopIteration, ValueError) as error:
         raise CardInvalid(
-            f"The card's front matter is not YAML: {reason}.", hint="`hubpub card` shows the card."
+            f"The card's front matter cannot be used: {str(error) or 'no closing ---'}.",
+            hint="`hubpub card` shows the card.",
         ) from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise CardInvalid(
-            "The card's front matter is no mapping of keys to values.", hint="`hubpub card` shows the card."
-        )
-    return data
 
 
 def _account(told: Mapping[str, Any]) -> Account:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from hubpub.front_matter import load
 
 _LICENCE_IDS = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
@@ -42,14 +42,9 @@ def front_matter(content: str) -> Mapping[str, Any] | None:
     if match is None:
         return None
     try:
-        data = yaml.safe_load(match[1])
-    except yaml.YAMLError as error:
-        raise ValueError(f"YAML cannot be parsed: {' '.join(str(error).split())}") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ValueError("The front matter must be a mapping of keys to values")
-    return data
+        return load(match[1])
+    except ValueError as error:
+        raise ValueError(f"The front matter cannot be read: {error}") from None
 
 
 def validate(content: str) -> Findings:
