@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import re
 import socket
@@ -20,7 +21,19 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Send
 
-Kind = Literal["refuse", "reset", "truncate", "delay", "status", "corrupt", "corrupt-upload", "stale", "lost"]
+Kind = Literal[
+    "refuse",
+    "reset",
+    "truncate",
+    "delay",
+    "throttle",
+    "status",
+    "corrupt",
+    "corrupt-upload",
+    "stale",
+    "lost",
+    "call",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +41,11 @@ class Fault:
     """One rule.
 
     kind: `refuse` cut the connection before any answer · `reset` the answer breaks off after `at` bytes of its body ·
-    `truncate` likewise, but the connection ends in good order · `delay` by `seconds`, then go on · `status` answer
-    `status`, with Retry-After where `retry_after` is set · `corrupt` flip a bit of the answer's byte `at` ·
-    `corrupt-upload` flip a bit of the request's byte `at` · `stale` somebody else commits just before ·
-    `lost` do everything, then cut the connection instead of answering.
+    `truncate` likewise, but the connection ends in good order · `delay` by `seconds`, then go on · `throttle` both
+    bodies to `rate` bytes a second · `status` answer `status`, with Retry-After where `retry_after` is set ·
+    `corrupt` flip a bit of the answer's byte `at` · `corrupt-upload` flip a bit of the request's byte `at` · `stale`
+    somebody else commits just before · `lost` do everything, then cut the connection instead of answering ·
+    `call` `then` once more than `at` bytes of both bodies have passed, at the latest before the answer ends.
     method, path: which requests (`path` is a regular expression, searched for in the path).
     skip, times, chance: let the first `skip` pass, then hit `times` of them (None: all), each with this chance.
     """
@@ -44,8 +58,10 @@ class Fault:
     chance: float = 1.0
     at: int = 0
     seconds: float = 0.0
+    rate: float = math.inf
     status: int = 503
     retry_after: int | None = None
+    then: Callable[[], None] = lambda: None
 
 
 class Faults:
@@ -113,6 +129,10 @@ async def suffer(
             await handle(receive, _flipping(send, fault.at))
         case "corrupt-upload":
             await handle(_flipping_receive(receive, fault.at), send)
+        case "throttle":
+            await handle(*_passing(receive, send, lambda size, _: asyncio.sleep(size / fault.rate)))
+        case "call":
+            await handle(*_passing(receive, send, _once(fault)))
         case "reset" | "truncate":
             await handle(receive, _stopping(send, fault, transport))
         case "lost":
@@ -162,6 +182,37 @@ def _flipping_receive(receive: Receive, at: int) -> Receive:
         return message
 
     return flipping
+
+
+def _passing(receive: Receive, send: Send, heard: Callable[[int, bool], Awaitable[None]]) -> tuple[Receive, Send]:
+    """The same two, where `heard` is told the size of every piece of a body, and whether the answer ends with it."""
+
+    async def receiving() -> Message:
+        message = await receive()
+        await heard(len(message.get("body", b"")), False)
+        return message
+
+    async def sending(message: Message) -> None:
+        is_body = message["type"] == "http.response.body"
+        await heard(len(message.get("body", b"")), is_body and not message.get("more_body", False))
+        await send(message)
+
+    return receiving, sending
+
+
+def _once(fault: Fault) -> Callable[[int, bool], Awaitable[None]]:
+    left: int | None = fault.at
+
+    async def heard(size: int, ends: bool) -> None:
+        nonlocal left
+        if left is None:
+            return
+        left -= size
+        if left < 0 or ends:
+            left = None
+            fault.then()
+
+    return heard
 
 
 def _stopping(send: Send, fault: Fault, transport: asyncio.Transport) -> Send:

@@ -374,6 +374,17 @@ def test_faults(tmp_path: Path) -> None:
         began = time.monotonic()
         assert ask(hub, "GET", file).status == 200
         assert time.monotonic() - began >= 0.3
+        faults.add(Fault(kind="throttle", rate=20_000))
+        began = time.monotonic()
+        assert len(ask(hub, "GET", file).body) == 6000
+        assert time.monotonic() - began >= 0.3
+        called: list[int] = []
+        faults.add(Fault(kind="call", at=5999, then=lambda: called.append(1)))
+        faults.add(Fault(kind="call", at=1 << 30, then=lambda: called.append(2)))
+        assert len(ask(hub, "GET", file).body) == 6000
+        assert called == [1]
+        assert len(ask(hub, "GET", file).body) == 6000
+        assert called == [1, 2]
         faults.add(Fault(kind="lost", path="/commit/"))
         with pytest.raises(ConnectionError):
             commit(hub, small("b"))
@@ -389,6 +400,9 @@ def test_faults(tmp_path: Path) -> None:
             "reset",
             "corrupt",
             "delay",
+            "throttle",
+            "call",
+            "call",
             "lost",
             "stale",
         ]
