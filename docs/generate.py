@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code: errors.md, cli.md, configuration.md, hubpub.schema.json.
+"""Writes the pages that follow from the code: errors.md, cli.md, configuration.md, and the JSON Schemas.
 
 `make docs` writes them; tests/unit/test_docs.py fails where one is not what this would write.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import typer.main
 
 from hubpub import errors
+from hubpub.app_config import AppConfig
 from hubpub.cli.app import app
 from hubpub.config import FILE, Config, Fetch, File, schema
 
@@ -30,7 +31,13 @@ def pages() -> dict[str, str]:
         "configuration.md": configuration_page(),
         "errors.md": errors_page(),
         "hubpub.schema.json": json.dumps(schema(), indent=1, ensure_ascii=False) + "\n",
+        "app-config.schema.json": json.dumps(app_config_schema(), indent=1, ensure_ascii=False) + "\n",
     }
+
+
+def app_config_schema() -> dict[str, Any]:
+    """The JSON Schema of what `hubpub fetch --app-config` writes."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **AppConfig.model_json_schema()}
 
 
 # -- errors ----------------------------------------------------------------------------------------------------
@@ -150,6 +157,7 @@ ONE_RUN: Mapping[str, str] = {
     "report": "of one run",
     "out": "of one run",
     "force": "of one run",
+    "app-config": "of one run",
     "model": "chooses among the models of the file",
     "config": "chooses the file",
     "json": "how it is shown",

@@ -85,7 +85,44 @@ def view(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "compilers": sorted({part["compiler"] for part in manifest["components"].values() if part["compiler"]}),
         "packages": next((name for name in manifest["variants"] if name.endswith("/packages")), None),
         "compiled": next((name for name in manifest["variants"] if name.endswith("/compiled")), None),
+        "loadable": _loadable(manifest),
+        "swift": _swift(manifest),
+        "pipeline": _pipeline(manifest),
         "fetch_folder": lambda variant: fetch_folder(repo_id, variant),
+    }
+
+
+def _loadable(manifest: Mapping[str, Any]) -> str | None:
+    """The first variant that an app loads as it is."""
+    ends = ("/compiled", "/zip")
+    return next((name for end in ends for name in manifest["variants"] if name.endswith(end)), None)
+
+
+def _swift(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `swift.j2` takes; without `archive` where the repo has none."""
+    loadable = _loadable(manifest)
+    if loadable is None:
+        return None
+    repo_id, attention = manifest["repo_id"], loadable.partition("/")[0]
+    path = manifest["variants"].get(f"{attention}/zip", {}).get("path")
+    file = next((file for file in manifest["files"] if file["path"] == path), None)
+    return {
+        "folder": f"models/{fetch_folder(repo_id, f'{attention}/compiled')}",
+        "compute_units": ATTENTION_USE[attention][2],
+        "minimum_os": manifest["settings"]["minimum_os"],
+        "archive": {**file, "url": f"https://huggingface.co/{repo_id}/resolve/main/{path}"} if file else None,
+    }
+
+
+def _pipeline(manifest: Mapping[str, Any]) -> dict[str, str] | None:
+    """What `pipeline.j2` takes: Apple's pipeline reads the scheduler from a source that is on the Hub."""
+    packages = next((name for name in manifest["variants"] if name.endswith("/packages")), None)
+    if packages is None or manifest["source"]["kind"] != "hub":
+        return None
+    return {
+        "folder": f"models/{fetch_folder(manifest['repo_id'], packages)}",
+        "source": manifest["source"]["name"],
+        "compute_unit": ATTENTION_USE[packages.partition("/")[0]][3],
     }
 
 

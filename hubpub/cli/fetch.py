@@ -40,6 +40,14 @@ def fetch(
     force: Annotated[
         bool, typer.Option("--force", help="Download again, and remove files that do not belong.")
     ] = False,
+    app_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--app-config",
+            help="Write what an app needs to download the archive itself, as JSON; with --dry-run nothing else.",
+            metavar="FILE",
+        ),
+    ] = None,
     config: shared.ConfigFile = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
@@ -51,6 +59,8 @@ def fetch(
 
     Example: hubpub fetch apple/coreml-stable-diffusion-v1-5-palettized --variant original/packages
     """
+    from hubpub.cli.show import show_download, show_extra
+    from hubpub.verbs import app
     from hubpub.verbs import fetch as verb
 
     repo_id = repo or _configured(model, config)
@@ -67,14 +77,19 @@ def fetch(
             force=force,
             progress=session.report.transfer,
         )
+        if app_config is not None:
+            app.write_config(fetched, app_config, hub=session.hub)
+        lines = None if json or quiet or dry_run else app.lines(fetched, hub=session.hub)
+    if fetched.extra:
+        show_extra(fetched)
     if json:
         shared.print_json(fetched.to_json())
     elif dry_run and not quiet:
-        from hubpub.cli.show import show_download
-
         show_download(fetched)
     else:
         typer.echo(str(fetched.folder))
+        if lines:
+            typer.echo(f"\n{lines}", err=True)
 
 
 def variants(

@@ -81,3 +81,14 @@ def show_download(fetched: Any) -> None:
         typer.echo(table(rows, right=frozenset({"size"})))
     size = sum(file.size for file in fetched.missing)
     typer.echo(f"{len(rows)} files, {human(size)}, would go to {fetched.folder}.")
+
+
+def show_extra(fetched: Any) -> None:
+    """Files of the folder that the variant does not have."""
+    named = ", ".join(fetched.extra[:3]) + (" …" if len(fetched.extra) > 3 else "")
+    count = "1 file" if len(fetched.extra) == 1 else f"{len(fetched.extra)} files"
+    typer.echo(
+        f"Warning: {fetched.folder} also holds {count} that {fetched.variant} does not have: {named}. "
+        "--force removes those that lie inside models.",
+        err=True,
+    )

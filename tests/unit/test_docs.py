@@ -39,14 +39,17 @@ HELPS: dict[str, str] = GENERATE.helps()
 LEAVES = [name for name, text in HELPS.items() if "\nCommands:" not in text]
 
 
-@pytest.mark.parametrize("page", ["cli.md", "configuration.md", "errors.md", "hubpub.schema.json"])
+PAGES = ("cli.md", "configuration.md", "errors.md", "hubpub.schema.json", "app-config.schema.json")
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_generated_pages_are_current(page: str) -> None:
     now = GENERATE.pages()[page]
     assert (DOCS / page).read_text(encoding="utf-8") == now, "run `make docs`"
 
 
 def test_the_generator_writes_all_of_its_pages() -> None:
-    assert set(GENERATE.pages()) == {"cli.md", "configuration.md", "errors.md", "hubpub.schema.json"}
+    assert set(GENERATE.pages()) == set(PAGES)
 
 
 # -- errors ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,68 @@
+"""app: what an app needs of a variant that was fetched. Fetched → JSON to bundle, lines to paste."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubpub.app_config import AppConfig, app_config, minimum_os
+from hubpub.artifact import REPO_ID
+from hubpub.card import ATTENTION_USE
+from hubpub.errors import CannotWrite, FetchError
+from hubpub.remembered import Memory
+from hubpub.templates import environment
+from hubpub.verbs.fetch import Fetched, look_up
+
+if TYPE_CHECKING:
+    from hubpub.hub import Hub
+    from hubpub.release import RemoteState
+
+
+def write_config(fetched: Fetched, path: Path, *, hub: Hub, memory: Memory | None = None) -> AppConfig:
+    """Write what an app needs to download the archive of the same attention. Raises FetchError, CannotWrite."""
+    made = app_config(_state(fetched, hub, memory), fetched.variant, endpoint=hub.endpoint)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written: {error.strerror}.", hint="Name another file.") from error
+    return made
+
+
+def lines(fetched: Fetched, *, hub: Hub, memory: Memory | None = None) -> str | None:
+    """Swift that loads what was fetched, or for packages the command that draws with them; None where neither fits."""
+    state = _state(fetched, hub, memory)
+    attention, _, form = fetched.variant.rpartition("/")
+    if attention not in ATTENTION_USE:
+        return None
+    manifest, (*_, swift_unit, python_unit) = state.manifest or {}, ATTENTION_USE[attention]
+    if form == "packages":
+        source = _source(manifest)
+        pipeline = {"folder": str(fetched.folder), "source": source, "compute_unit": python_unit}
+        return environment().get_template("pipeline.j2").render(pipeline=pipeline) if source else None
+    try:
+        archive = app_config(state, fetched.variant, endpoint=hub.endpoint).model_dump()
+    except FetchError:  # files without an archive are loaded alike
+        archive = None
+    swift = {
+        "folder": str(fetched.folder),
+        "compute_units": swift_unit,
+        "minimum_os": minimum_os(manifest),
+        "archive": archive,
+    }
+    return environment().get_template("swift.j2").render(swift=swift)
+
+
+def _source(manifest: Mapping[str, Any]) -> str | None:
+    """The repo id of the source, where a manifest names one of the Hub; a manifest is read, never trusted."""
+    source = manifest.get("source")
+    if not isinstance(source, Mapping) or source.get("kind") != "hub":
+        return None
+    name = str(source.get("name"))
+    return name if REPO_ID.fullmatch(name) else None
+
+
+def _state(fetched: Fetched, hub: Hub, memory: Memory | None) -> RemoteState:
+    """What the repo held when it was fetched: remembered since, so no request."""
+    return look_up(fetched.repo_id, hub=hub, revision=fetched.commit, memory=memory or Memory())
