@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     shared.command(app)(publish)
     shared.command(app)(convert)
     shared.command(app)(plan)
+    shared.command(app)(card)
 
 
 def publish(
@@ -71,6 +72,7 @@ def publish(
 
     Example: hubpub publish prompthero/openjourney-v4 --tag v1
     """
+    from dataclasses import fields
     from functools import partial
 
     from hubpub.verbs import publish as verb
@@ -80,10 +82,10 @@ def publish(
     how = settings.running(config, jobs=jobs, memory=memory)
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         if source is not None and verb.is_converted(Path(source)):
-            delivery = verb.Delivery(
-                dry_run=dry_run, create_pr=bool(create_pr), branch=branch, private=bool(private), tag=tag,
-                prune=bool(prune),
-            )  # fmt: skip
+            hears = {field.name for field in fields(verb.Delivery)}
+            settings.refuse(given, but=("to", *hears), why="is published as it is")
+            chosen = {key: value for key, value in given.items() if key in hears}
+            delivery = verb.Delivery(dry_run=dry_run, **chosen)
             folder = partial(
                 verb.publish_folder, Path(source), repo_id=making["to"], delivery=delivery, session=session
             )
@@ -136,10 +138,7 @@ def convert(
     given = settings.flags(**making)
     how = settings.running(config, jobs=jobs, memory=memory)
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
-        models = settings.models(source, config, given)
-        if len(models) > 1:
-            raise ConfigError("The config file lists several models.", hint="Name the source of the one to convert.")
-        outcome = make(prepare(models[0], session, owner=None), session, out=out)
+        outcome = make(prepare(settings.model(source, config, given), session, owner=None), session, out=out)
         write(outcome, out, session)
     if json:
         shared.print_json({"path": str(out), "files": len(outcome.artifacts), "bytes": outcome.size})
@@ -186,10 +185,38 @@ def plan(
         _show_plan(made, missing)
 
 
+def card(
+    source: Source = None,
+    *,
+    config: shared.ConfigFile = None,
+    endpoint: shared.Endpoint = None,
+    token: shared.Token = None,
+    debug: shared.Debug = False,
+    **making: Unpack[shared.Making],
+) -> None:
+    """Print the card (README.md) of a folder that `hubpub convert` made, or of a source whose steps are done.
+
+    Example: hubpub card release --template mine.md.j2
+    """
+    from hubpub.verbs import card as verb
+    from hubpub.verbs.publish import is_converted
+
+    given = settings.flags(**making)
+    if source is not None and is_converted(Path(source)):
+        settings.refuse(given, but=("template",), why="is not changed by looking at its card")
+        text = verb.of_folder(Path(source), template=making["template"])
+    else:
+        with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
+            text = verb.of_config(settings.model(source, config, given), session)
+    typer.echo(text, nl=False)
+
+
 def _show_plan(made: Any, missing: set[str]) -> None:
     from hubpub.report import human, table
 
-    typer.echo(f"{made.config.source} → {made.destination}  ({made.architecture.title}, verify: {made.verify})\n")
+    # without `to`, publish puts the name of the token's account there
+    destination = made.destination if made.config.to else f"<you>/{made.destination.rpartition('/')[2]}"
+    typer.echo(f"{made.config.source} → {destination}  ({made.architecture.title}, verify: {made.verify})\n")
     rows = [
         {
             "step": step.kind,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,24 @@ def models(source: str | None, config: Path | None, given: Mapping[str, Any]) ->
         return [effective(model, given) for model in listed or ({},)]
     found = next((model for model in listed if model.get("source") == source), {})
     return [effective(found, {**given, "source": source})]
+
+
+def model(source: str | None, config: Path | None, given: Mapping[str, Any]) -> Config:
+    """The one model that a command works on."""
+    listed = models(source, config, given)
+    if len(listed) > 1:
+        raise ConfigError("The config file lists several models.", hint="Name the source of one of them.")
+    return listed[0]
+
+
+def refuse(given: Mapping[str, Any], *, but: Collection[str], why: str) -> None:
+    """Raise where flags were given that a converted folder does not hear: they would be ignored."""
+    ignored = [f"--{key.replace('_', '-')}" for key in given if key not in but]
+    if ignored:
+        raise ConfigError(
+            f"A folder that was converted {why}: {', '.join(ignored)} would mean nothing.",
+            hint="Leave it out, or name the source.",
+        )
 
 
 def running(config: Path | None, *, jobs: int | None, memory: float | None) -> dict[str, Any]:

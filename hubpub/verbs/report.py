@@ -62,7 +62,7 @@ def _open(target: str, hub: Callable[[], Hub], revision: str | None) -> tuple[Ma
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"{target} is a folder, which has no revisions.", hint="Leave --revision out.")
-        return _of_folder(folder), lambda path: _read(folder, path)
+        return manifest_of(folder), lambda path: _read(folder, path)
     connection = hub()
     state = connection.state(check_repo_id(target), revision)
     if state is None or state.manifest is None:
@@ -71,7 +71,8 @@ def _open(target: str, hub: Callable[[], Hub], revision: str | None) -> tuple[Ma
     return state.manifest, lambda path: connection.read(target, commit, path, limit=_MAX_PICTURE_BYTES)
 
 
-def _of_folder(folder: Path) -> Mapping[str, Any]:
+def manifest_of(folder: Path) -> Mapping[str, Any]:
+    """The manifest of a folder that `convert` wrote. Raises ConfigError where there is none."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(

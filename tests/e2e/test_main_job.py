@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sources import make_source
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from hubpub.cli.app import app
 from hubpub.localhub import LocalHub, running
@@ -175,3 +175,22 @@ def test_convert_writes_the_tree_that_publish_uploads(hub: LocalHub, source: Pat
     assert {operation["path"] for operation in answer["operations"]} == tree
     again = json.loads(_hubpub(hub, "publish", str(source), *arguments, "--json"))
     assert again["nothing_to_do"]
+    # the card of the folder, and of the source whose steps are done: what is published
+    published = (folder / "README.md").read_text(encoding="utf-8")
+    assert _card(str(folder)).stdout == published
+    assert _card(str(source), *arguments).stdout == published
+    (tmp_path / "mine.md.j2").write_text("# {{ repo_name }}, mine\n", encoding="utf-8")
+    assert "# coreml-folder, mine\n" in _card(str(folder), "--template", str(tmp_path / "mine.md.j2")).stdout
+    # what a converted folder cannot hear is refused, not ignored
+    refused = _card(str(folder), "--bits", "4")
+    assert (refused.exit_code, "--bits would mean nothing" in refused.stderr) == (2, True)
+    assert "--attention, --bits would mean nothing" in CliRunner().invoke(
+        app, ["publish", str(folder), "--bits", "4", "--attention", "original", "--endpoint", hub.endpoint]
+    ).stderr  # fmt: skip
+    undone = _card(str(source), *arguments, "--bits", "4")
+    assert undone.exit_code == 2
+    assert "are not made yet" in undone.stderr
+
+
+def _card(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["card", *arguments])
