@@ -10,6 +10,7 @@ from hubpub.errors import ConfigError
 
 CARD = "README.md"
 MANIFEST = "hubpub.json"
+SIGNATURE = "hubpub.json.sigstore.json"  # sigstore's own ending
 IMAGES = "images"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 

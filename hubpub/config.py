@@ -65,6 +65,7 @@ class Settings(BaseModel):
     branch: str | None = Field(None, exclude=True, description="Commit to this branch; by default main.")
     tag: str | None = Field(None, exclude=True, description="Tag the commit.")
     prune: bool = Field(False, exclude=True, description="Remove variants of ours that the settings do not name.")
+    sign: bool = Field(False, exclude=True, description="Sign the manifest with sigstore, as whoever runs this.")
 
 
 class Model(Settings):
@@ -103,6 +104,9 @@ class Fetch(BaseModel):
     revision: str | None = Field(None, description="Branch, tag or commit of the repo; by default main.")
     dest: str | None = Field(None, description="Folder to write into; by default models/<repo>_<variant>.")
     zip: bool = Field(False, description="Download the archive and unpack it.")
+    verify_signature: bool = Field(False, description="Refuse what has no valid signature of its manifest.")
+    identity: str | None = Field(None, description="Who must have signed: an e-mail address, or a workflow's address.")
+    issuer: str | None = Field(None, description="Who must have vouched for the signer: the address of an OIDC issuer.")
 
 
 class File(Settings):

@@ -25,10 +25,12 @@ HubpubError               1
 │  ├─ Conflict
 │  ├─ UploadFailed
 │  └─ CardInvalid
+│  ├─ SigningFailed
 ├─ FetchError             8
 │  ├─ NoSuchVariant
 │  ├─ DigestMismatch
 │  └─ UnsafeArchive
+│  ├─ SignatureInvalid
 ├─ FindingsError          9
 └─ ModelError             10
    ├─ UnsupportedOps
@@ -182,6 +184,10 @@ class CardInvalid(PublishError):
 
 
 class FetchError(HubpubError):
+class SigningFailed(PublishError):
+    """The manifest could not be signed: no identity is at hand, or sigstore's services did not take it."""
+
+
     """A variant could not be brought back."""
 
     exit_status = 8
@@ -200,6 +206,10 @@ class UnsafeArchive(FetchError):
 
 
 class FindingsError(HubpubError):
+class SignatureInvalid(FetchError):
+    """The manifest is not signed, was changed after it was signed, or somebody else signed it."""
+
+
     """verify or audit found something wrong; `findings` lists all of it."""
 
     exit_status = 9

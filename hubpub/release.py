@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hubpub.artifact import CARD, MANIFEST, Artifact
+from hubpub.artifact import IMAGES, MANIFEST, SIGNATURE, Artifact
 from hubpub.errors import ConfigError
 from hubpub.variant import ATTENTIONS, FORMATS
 
@@ -36,6 +36,7 @@ class Release:
     manifest: Mapping[str, Any]  # merged with what the repo keeps
     card: str  # README.md
     message: str  # of the commit
+    signature: str | None = None  # of the manifest, by sigstore
 
     def manifest_text(self) -> str:
         """hubpub.json as it is written."""
@@ -67,7 +68,8 @@ class RemoteState:
 class Operation:
     """One line of a commit. `action` is `new`, `changed`, `same` or `removed`.
 
-    `copy_from` is a path of the repo that holds the same bytes already.
+    `copy_from` is a path of the repo that holds the same bytes already, at `copy_revision`
+    (None: the commit that this one stands on).
     """
 
     action: str
@@ -75,6 +77,7 @@ class Operation:
     size: int
     artifact: Artifact | None = None
     copy_from: str | None = None
+    copy_revision: str | None = None
 
 
 def parse_manifest(data: bytes) -> dict[str, Any] | None:
@@ -109,24 +112,24 @@ def variant_of(path: str) -> str | None:
     return None
 
 
-def merge(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The manifest of the repo after this run: variants not made now are kept as `old` has them.
+def merge(new: Mapping[str, Any], old: Mapping[str, Any] | None, *, prune: bool = False) -> dict[str, Any]:
+    """The manifest of the repo after this run: variants not made now are kept as `old` has them (not with `prune`).
 
     Keys are in the order in which the manifest is written, so that a view of it is the same
     now and when it is read back. Raises ConfigError when the kept variants were made with
     other bits, size, batch or target: one repo holds one of each.
     """
-    return dict(json.loads(json.dumps(_merge(new, old), sort_keys=True)))
+    return dict(json.loads(json.dumps(_merge(new, old, prune), sort_keys=True)))
 
 
-def _merge(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, Any]:
+def _merge(new: Mapping[str, Any], old: Mapping[str, Any] | None, prune: bool) -> dict[str, Any]:
     merged = json.loads(json.dumps(new))
     if old is None:
         return dict(merged)
     if same_manifest(old, merged):
         return dict(old)  # the times of another run are no reason for a commit
     kept = {name: variant for name, variant in old["variants"].items() if name not in new["variants"]}
-    if not kept:
+    if prune or not kept:
         return dict(merged)
     for key in SHARED_SETTINGS:
         before, now = old.get("settings", {}).get(key), new["settings"][key]
@@ -171,14 +174,12 @@ def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, "run": None, "components": components}
 
 
-def diff(
-    release: Release, files: Iterable[Artifact], remote: RemoteState, *, prune: Iterable[str] = ()
-) -> list[Operation]:
+def diff(release: Release, files: Iterable[Artifact], remote: RemoteState) -> list[Operation]:
     """What one commit has to do: pure.
 
-    `files` are all files of the release (artifacts, card, manifest). Removed are
-    files of variants that this run makes again and that it no longer makes, and
-    whole variants named in `prune`; nothing else is ever removed.
+    `files` are all files of the release (artifacts, card, manifest, signature). Removed are
+    files that the repo's manifest claims and the release's no longer does, if they lie in
+    folders of hubpub's own and are what was claimed; and a signature whose manifest goes.
     """
     files = tuple(files)
     present = {file.path: file for file in remote.files}
@@ -195,13 +196,22 @@ def diff(
             Operation(action=action, path=artifact.path_in_repo, size=artifact.size, artifact=artifact, copy_from=copy)
         )
     operations = _settled(operations, release, remote)
-    made = {artifact.path_in_repo for artifact in files}
-    ours = {variant_of(path) for path in made} - {None} | set(prune)
-    owned = {file["path"] for file in (remote.manifest or {}).get("files", ())}
-    for path, file in sorted(present.items()):
-        if path not in made and variant_of(path) in ours and path in owned:
-            operations.append(Operation(action="removed", path=path, size=file.size))
-    return operations
+    kept = {artifact.path_in_repo for artifact in files} | {file["path"] for file in release.manifest["files"]}
+    gone = [path for path in _claimed(remote) if path not in kept]
+    if SIGNATURE not in kept and any(one.path == MANIFEST and one.action == "changed" for one in operations):
+        gone += [SIGNATURE] if SIGNATURE in present else []
+    return [*operations, *(Operation(action="removed", path=path, size=present[path].size) for path in sorted(gone))]
+
+
+def _claimed(remote: RemoteState) -> Iterator[str]:
+    """Files of a repo in hubpub's own folders that are there as its manifest claims them."""
+    manifest = remote.manifest or {"files": (), "variants": {}}
+    claims = {file["path"]: file for file in manifest["files"]}
+    for there in remote.files:
+        claim, variant = claims.get(there.path), variant_of(there.path)
+        ours = variant in manifest["variants"] or there.path.startswith(f"{IMAGES}/")
+        if claim is not None and ours and there.size == claim["size"] and there.sha256 in (None, claim["sha256"]):
+            yield there.path
 
 
 def _settled(operations: list[Operation], release: Release, remote: RemoteState) -> list[Operation]:
@@ -228,8 +238,3 @@ def blob_id(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def is_ours(path: str) -> bool:
-    """Whether a path is one that hubpub writes."""
-    return path in (CARD, MANIFEST) or path.startswith("images/") or variant_of(path) is not None

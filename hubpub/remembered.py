@@ -2,6 +2,7 @@
 
 <root>/repos/<endpoint and repo>/<commit>.json    a commit never changes: its list of files and its manifest
 <root>/repos/<endpoint and repo>/refs.json        revision → commit, as last seen; used when the Hub may not be asked
+<root>/repos/<endpoint and repo>/<commit>.signed.json   its manifest and the signature of it, both as they are there
 <root>/fetched/<folder>.json                      which variant a folder holds, and its files
 """
 
@@ -57,6 +58,22 @@ class Remembered:
         refs = _read(folder / "refs.json") or {}
         if refs.get(revision or "main") != state.commit:
             _write(folder / "refs.json", {**refs, revision or "main": state.commit})
+
+    def signed(self, endpoint: str, repo_id: str, commit: str) -> tuple[bytes, bytes] | None:
+        """The manifest of a commit and its signature."""
+        data = _read(self._repo(endpoint, repo_id) / f"{_name(commit)}.signed.json") or {}
+        manifest, signature = data.get("manifest"), data.get("signature")
+        if not isinstance(manifest, str) or not isinstance(signature, str):
+            return None
+        return manifest.encode("utf-8", "surrogateescape"), signature.encode("utf-8", "surrogateescape")
+
+    def keep_signed(self, endpoint: str, repo_id: str, commit: str, manifest: bytes, signature: bytes) -> None:
+        """Remember a manifest whose signature is good, so that both can be checked again without the Hub."""
+        texts = (data.decode("utf-8", "surrogateescape") for data in (manifest, signature))
+        facts = dict(zip(("manifest", "signature"), texts, strict=True))
+        path = self._repo(endpoint, repo_id) / f"{_name(commit)}.signed.json"
+        if _read(path) != facts:
+            _write(path, facts)
 
     def fetched(self, folder: Path) -> Mapping[str, Any] | None:
         """What `keep_fetched` was told of a folder."""

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hubpub.cli import app as shared
 from hubpub.cli import settings
 
+if TYPE_CHECKING:
+    from hubpub.signing import Wanted
+
 Repo = Annotated[
     str | None, typer.Argument(help="Repo id; by default the one that hubpub.toml names.", show_default=False)
+]
+VerifySignature = Annotated[
+    bool | None,
+    typer.Option("--verify-signature/--no-verify-signature", help="Demand a valid signature of the manifest."),
+]
+Identity = Annotated[
+    str | None, typer.Option("--identity", help="Who must have signed: an e-mail address or a workflow's address.")
+]
+Issuer = Annotated[
+    str | None, typer.Option("--issuer", help="Who must have vouched for the signer: address of an OIDC issuer.")
 ]
 
 
@@ -40,6 +53,9 @@ def fetch(
     force: Annotated[
         bool, typer.Option("--force", help="Download again, and remove files that do not belong.")
     ] = False,
+    verify_signature: VerifySignature = None,
+    identity: Identity = None,
+    issuer: Issuer = None,
     app_config: Annotated[
         Path | None,
         typer.Option(
@@ -64,7 +80,10 @@ def fetch(
     from hubpub.verbs import fetch as verb
 
     repo_id = repo or _configured(model, config)
-    wanted = settings.fetching(config, variant=variant, revision=revision, dest=dest, zip=archive)
+    wanted = settings.fetching(
+        config, variant=variant, revision=revision, dest=dest, zip=archive,
+        verify_signature=verify_signature, identity=identity, issuer=issuer,
+    )  # fmt: skip
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet) as session:
         fetched = verb.run(
             repo_id,
@@ -75,6 +94,7 @@ def fetch(
             archive=wanted.zip,
             dry_run=dry_run,
             force=force,
+            signed_by=_signed_by(wanted.verify_signature, wanted.identity, wanted.issuer),
             progress=session.report.transfer,
         )
         if app_config is not None:
@@ -88,6 +108,8 @@ def fetch(
         show_download(fetched)
     else:
         typer.echo(str(fetched.folder))
+        if fetched.signer is not None and not quiet:
+            typer.echo(f"Signed by {fetched.signer}.", err=True)
         if lines:
             typer.echo(f"\n{lines}", err=True)
 
@@ -120,6 +142,9 @@ def variants(
 def verify(
     target: Annotated[str, typer.Argument(help="A folder that was converted or fetched, or a repo id.")],
     revision: shared.Revision = None,
+    verify_signature: VerifySignature = None,
+    identity: Identity = None,
+    issuer: Issuer = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
     json: shared.Json = False,
@@ -132,7 +157,8 @@ def verify(
     from hubpub.verbs import verify as verb
 
     with settings.session(endpoint=endpoint, token=token, quiet=json) as session:
-        verified = verb.check(target, session=session, revision=revision)
+        signed_by = _signed_by(bool(verify_signature), identity, issuer)
+        verified = verb.check(target, session=session, revision=revision, signed_by=signed_by)
     if json:
         shared.print_json(verified.to_json())
     else:
@@ -167,6 +193,13 @@ def audit(
             typer.echo(f"bundle   {path}: {told}")
         typer.echo(f"{target}: {len(audited.variants)} variants, {len(audited.errors)} errors.")
     verb.raise_errors(audited)
+
+
+def _signed_by(demanded: bool, identity: str | None, issuer: str | None) -> Wanted | None:
+    """Whose signature is demanded; naming somebody demands it, too."""
+    from hubpub.signing import Wanted
+
+    return Wanted(identity=identity, issuer=issuer) if demanded or identity or issuer else None
 
 
 def _configured(model: str | None, config: Path | None) -> str:

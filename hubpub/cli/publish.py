@@ -51,6 +51,9 @@ def publish(
     prune: Annotated[
         bool | None, typer.Option("--prune/--no-prune", help="Remove variants of ours that this run does not name.")
     ] = None,
+    sign: Annotated[
+        bool | None, typer.Option("--sign/--no-sign", help="Sign the manifest with sigstore, as whoever runs this.")
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option("--report", help="Write a summary into this folder: Markdown, JSON, KEY=VALUE.", metavar="DIR"),
@@ -78,7 +81,7 @@ def publish(
     from hubpub.verbs import publish as verb
     from hubpub.verbs.several import Work
 
-    given = settings.flags(**making, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune)
+    given = settings.flags(**making, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune, sign=sign)
     how = settings.running(config, jobs=jobs, memory=memory)
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         if source is not None and verb.is_converted(Path(source)):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hubpub.artifact import CARD, MANIFEST, Artifact
+from hubpub.artifact import CARD, MANIFEST, SIGNATURE, Artifact
 from hubpub.release import Operation, Release, RemoteState, diff
 from hubpub.store import sha256
 
@@ -57,9 +57,11 @@ class Destination(Protocol):
 
 
 def release_files(release: Release, folder: Path) -> tuple[Artifact, ...]:
-    """All files of a release: its artifacts, and the card and the manifest, written into `folder`."""
+    """All files of a release: its artifacts; card, manifest and its signature, which are written into `folder`."""
     made = []
-    for name, text in ((CARD, release.card), (MANIFEST, release.manifest_text())):
+    for name, text in ((CARD, release.card), (MANIFEST, release.manifest_text()), (SIGNATURE, release.signature)):
+        if text is None:
+            continue
         path = folder / name
         path.write_text(text, encoding="utf-8", newline="\n")
         made.append(Artifact(path_in_repo=name, path=path, size=path.stat().st_size, sha256=sha256(path)))
@@ -67,10 +69,10 @@ def release_files(release: Release, folder: Path) -> tuple[Artifact, ...]:
 
 
 @contextmanager
-def laid_out(release: Release, base: RemoteState, *, prune: Iterable[str] = ()) -> Iterator[list[Operation]]:
+def laid_out(release: Release, base: RemoteState) -> Iterator[list[Operation]]:
     """The operations that bring `base` to `release`; its card and manifest are files for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="hubpub-release-") as folder:
-        yield diff(release, release_files(release, Path(folder)), base, prune=prune)
+        yield diff(release, release_files(release, Path(folder)), base)
 
 
 def send(
@@ -78,11 +80,10 @@ def send(
     release: Release,
     *,
     base: RemoteState,
-    prune: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> Receipt:
     """Bring a destination, which held `base`, to `release`."""
-    with laid_out(release, base, prune=prune) as operations:
+    with laid_out(release, base) as operations:
         return destination.deliver(release, operations, base=base, progress=progress)
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hubpub.hub.client import Account, Hub, Progress, connect
+from hubpub.hub.client import Account, Hub, Progress, connect, is_content
 
-__all__ = ["Account", "Hub", "Progress", "connect"]
+__all__ = ["Account", "Hub", "Progress", "connect", "is_content"]

@@ -248,7 +248,8 @@ def _prepared(operation: Operation, additions: dict[str, CommitOperationAdd], ba
     if operation.artifact is None:
         return CommitOperationDelete(operation.path, is_folder=False)
     if operation.copy_from is not None:
-        return CommitOperationCopy(operation.copy_from, operation.path, src_revision=base.commit)
+        revision = operation.copy_revision or base.commit
+        return CommitOperationCopy(operation.copy_from, operation.path, src_revision=revision)
     return additions[operation.path]
 
 

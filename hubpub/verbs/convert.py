@@ -72,9 +72,9 @@ def make(prepared: Prepared, session: Session, *, out: Path | None = None) -> Ou
     )
 
 
-def release(outcome: Outcome, *, remote_manifest: Mapping[str, Any] | None) -> Release:
+def release(outcome: Outcome, *, remote_manifest: Mapping[str, Any] | None, prune: bool = False) -> Release:
     """The release of an outcome, merged with what the repo keeps. Pure but for reading the template."""
-    merged = merge(manifest(outcome), remote_manifest)
+    merged = merge(manifest(outcome), remote_manifest, prune=prune)
     config = outcome.plan.config
     return Release(
         repo_id=outcome.plan.destination,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,9 +15,11 @@ from hubpub.catalog import Offer, OfferedFile, Selection
 from hubpub.errors import CannotWrite, ConfigError, FetchError, UnsafeArchive
 from hubpub.release import RemoteState
 from hubpub.remembered import Memory
+from hubpub.signing import Signer, Wanted
 from hubpub.store import StoredFile
 from hubpub.transfer import bring, writing
 from hubpub.unzip import unpack
+from hubpub.verbs.signed import check_covered, signed
 
 if TYPE_CHECKING:
     from hubpub.hub import Hub
@@ -46,6 +48,7 @@ class Fetched:
     removed: tuple[str, ...] = ()
     received: int = 0  # bytes that came over the network
     dry_run: bool = False
+    signer: Signer | None = None  # None: not asked for
 
     def to_json(self) -> dict[str, Any]:
         """The result for programs."""
@@ -61,6 +64,7 @@ class Fetched:
             "removed": list(self.removed),
             "received_bytes": self.received,
             "dry_run": self.dry_run,
+            "signed_by": asdict(self.signer) if self.signer else None,
         }
 
 
@@ -75,6 +79,7 @@ def fetch(
     zip: bool = False,
     dry_run: bool = False,
     force: bool = False,
+    signed_by: Wanted | None = None,
     jobs: int = JOBS,
     report: Progress | None = None,
 ) -> Path:
@@ -84,7 +89,8 @@ def fetch(
     ATTENTION/FORMAT; with `zip` the archive of the attention is downloaded and unpacked.
     The folder is `dest`, else `models/<repo>_<attention>_<format>`; the models lie directly
     in it. Every file has been checked by size and digest. `force` downloads everything
-    again and removes stale files inside models. `report` hears (done bytes, all bytes, label).
+    again and removes stale files inside models. With `signed_by` the manifest must be
+    signed by them (`Wanted()`: by anybody). `report` hears (done bytes, all bytes, label).
 
     Raises FetchError (NoSuchVariant, DigestMismatch, UnsafeArchive), AccessDenied or NoSpace.
     """
@@ -100,6 +106,7 @@ def fetch(
             archive=zip,
             dry_run=dry_run,
             force=force,
+            signed_by=signed_by,
             jobs=jobs,
             progress=report,
         ).folder
@@ -115,6 +122,7 @@ def run(
     archive: bool = False,
     dry_run: bool = False,
     force: bool = False,
+    signed_by: Wanted | None = None,
     jobs: int = JOBS,
     memory: Memory | None = None,
     progress: Progress | None = None,
@@ -122,12 +130,19 @@ def run(
     """As `fetch`, with all that can be said about what was done."""
     memory = memory or Memory()
     state = look_up(check_repo_id(repo_id), hub=hub, revision=revision, memory=memory)
+    signer = None
+    if signed_by is not None:
+        state, signer = signed(state, signed_by, hub=hub, memory=memory)
     selection = catalog.select(state, catalog.archive_of(variant) if archive else variant)
+    if signed_by is not None:
+        check_covered(selection)
     how = _How(hub=hub, memory=memory, dry_run=dry_run, force=force, jobs=jobs, progress=progress)
     if selection.offer.format == "zip":
         stem = selection.offer.files[0].path.removesuffix(".zip")
-        return _fetch_archive(selection, dest or Path("models", stem), how)
-    return _fetch_files(selection, dest or Path("models", fetch_folder(repo_id, selection.offer.name)), how)
+        fetched = _fetch_archive(selection, dest or Path("models", stem), how)
+    else:
+        fetched = _fetch_files(selection, dest or Path("models", fetch_folder(repo_id, selection.offer.name)), how)
+    return replace(fetched, signer=signer)
 
 
 def variants(repo_id: str, *, hub: Hub, revision: str | None = None, memory: Memory | None = None) -> tuple[Offer, ...]:

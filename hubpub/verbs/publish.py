@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hubpub.artifact import CARD, MANIFEST, Artifact, check_repo_id
+from hubpub import signing
+from hubpub.artifact import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
 from hubpub.config import Config, effective
 from hubpub.destinations import Receipt, changes, laid_out, planned_bytes, tally
 from hubpub.destinations.hub import HubDestination
 from hubpub.errors import CannotWrite, ConfigError, DigestMismatch, SourceNotFound
-from hubpub.hub import Account
+from hubpub.hub import Account, is_content
 from hubpub.outcome import Outcome
 from hubpub.release import Operation, Release, RemoteState, merge, parse_manifest, variant_of
 from hubpub.verbs.audit import check_release
@@ -30,6 +31,7 @@ class Delivery:
     private: bool = False
     tag: str | None = None
     prune: bool = False
+    sign: bool = False
 
     @classmethod
     def of(cls, config: Config, *, dry_run: bool = False) -> Delivery:
@@ -41,6 +43,7 @@ class Delivery:
             private=config.private,
             tag=config.tag,
             prune=config.prune,
+            sign=config.sign,
         )
 
 
@@ -101,11 +104,14 @@ def publish(
     Settings are the keys of hubpub.toml (`attention`, `bits`, `formats`, `license`, …).
     Readers of the repo see the old release or the new one, never a mixture.
 
+    sign: bool = False,
     Raises the errors of `hubpub.errors`; nothing is published when one is raised, except
     where its sentence says otherwise.
     """
     session = session or Session.open(endpoint=endpoint, token=token)
-    delivery = Delivery(dry_run=dry_run, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune)
+    delivery = Delivery(
+        dry_run=dry_run, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune, sign=sign
+    )
     if isinstance(source, Outcome):
         return _publish_outcome(source, delivery=delivery, session=session).receipt
     if is_converted(Path(source)):
@@ -124,11 +130,12 @@ def publish_config(config: Config, *, delivery: Delivery, session: Session) -> P
         _check_rights(account, prepared.plan.destination, delivery)
     destination = _destination(prepared.plan.destination, delivery, session)
     base = destination.current()
+    _check_signing(delivery)
     missing = prepared.missing(session.store)
     if delivery.dry_run and missing:
-        return _foreseen(prepared, base, session)
+        return _foreseen(prepared, base, delivery, session)
     outcome = make(prepared, session)
-    made = release(outcome, remote_manifest=None if delivery.prune else base.manifest)
+    made = release(outcome, remote_manifest=base.manifest, prune=delivery.prune)
     return _deliver(made, destination, base, delivery=delivery, session=session)
 
 
@@ -149,9 +156,10 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
     artifacts = tuple(_checked(folder, manifest["files"], session))
     destination = _destination(destination_id, delivery, session)
     base = destination.current()
-    merged = merge(manifest, None if delivery.prune else base.manifest)
+    merged = merge(manifest, base.manifest, prune=delivery.prune)
     if merged["files"] == manifest["files"] and (folder / CARD).is_file():
         card = (folder / CARD).read_text(encoding="utf-8")
+    _check_signing(delivery)
     else:
         from hubpub.card import render
 
@@ -188,12 +196,19 @@ def _check_rights(account: Account, repo_id: str, delivery: Delivery) -> None:
 def _publish_outcome(outcome: Outcome, *, delivery: Delivery, session: Session) -> Published:
     destination = _destination(outcome.plan.destination, delivery, session)
     base = destination.current()
-    made = release(outcome, remote_manifest=None if delivery.prune else base.manifest)
+    made = release(outcome, remote_manifest=base.manifest, prune=delivery.prune)
     return _deliver(made, destination, base, delivery=delivery, session=session)
 
 
 def _destination(repo_id: str, delivery: Delivery, session: Session) -> HubDestination:
+def _check_signing(delivery: Delivery) -> None:
+    """Whether the manifest can be signed in the end, as far as can be known beforehand."""
+    if delivery.sign and not delivery.dry_run:
+        signing.check()
+
+
     return HubDestination(
+    _check_signing(delivery)
         session.hub,
         repo_id,
         private=delivery.private,
@@ -206,8 +221,8 @@ def _destination(repo_id: str, delivery: Delivery, session: Session) -> HubDesti
 def _deliver(
     made: Release, destination: HubDestination, base: RemoteState, *, delivery: Delivery, session: Session
 ) -> Published:
-    prune = _pruned(made, base) if delivery.prune else ()
-    with laid_out(made, base, prune=prune) as operations:
+    made = _signed(made, base, delivery)
+    with laid_out(made, base) as operations:
         if delivery.dry_run:
             receipt = _dry_receipt(made.repo_id, operations, session, base)
         else:
@@ -231,11 +246,21 @@ def _dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session
         operations=tally(operations),
         planned_bytes=planned_bytes(operations),
         sent_bytes=0,
+def _signed(made: Release, base: RemoteState, delivery: Delivery) -> Release:
+    """The release with a signature of its manifest, where one is wanted and the repo has none; empty in a dry run."""
+    there = {file.path: file for file in base.files}
+    text = made.manifest_text().encode()
+    done = SIGNATURE in there and MANIFEST in there and is_content(text, there[MANIFEST])
+    if not delivery.sign or done:
+        return made
+    return replace(made, signature="" if delivery.dry_run else signing.sign(text))
+
+
         nothing_to_do=not changes(operations),
     )
 
 
-def _foreseen(prepared: Prepared, base: RemoteState, session: Session) -> Published:
+def _foreseen(prepared: Prepared, base: RemoteState, delivery: Delivery, session: Session) -> Published:
     """A dry run of what is not made yet: where files will go, with estimated sizes; their digests are not known."""
     plan = prepared.plan
     present = {file.path for file in base.files}
@@ -245,16 +270,11 @@ def _foreseen(prepared: Prepared, base: RemoteState, session: Session) -> Publis
         there = any(path == target.path_in_repo or path.startswith(target.path_in_repo + "/") for path in present)
         size = sizes.get(getattr(target.given, "key", ""), 0)
         operations.append(Operation(action="changed" if there else "new", path=target.path_in_repo, size=size))
-    texts = (CARD, MANIFEST)
+    texts = (CARD, MANIFEST, SIGNATURE) if delivery.sign else (CARD, MANIFEST)
     operations += [Operation(action="changed" if name in present else "new", path=name, size=0) for name in texts]
     receipt = _dry_receipt(plan.destination, operations, session, base)
     todo = tuple(step.label for step in prepared.missing(session.store))
     return Published(receipt=receipt, operations=tuple(operations), dry_run=True, steps_to_do=todo)
-
-
-def _pruned(made: Release, base: RemoteState) -> Iterable[str]:
-    """Variants that the repo's manifest lists and this release does not."""
-    return set((base.manifest or {}).get("variants", ())) - set(made.manifest["variants"])
 
 
 def _checked(folder: Path, files: Iterable[dict[str, Any]], session: Session) -> Iterable[Artifact]:

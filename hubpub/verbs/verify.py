@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hubpub import holding
-from hubpub.artifact import check_repo_id
-from hubpub.errors import ConfigError, FetchError, FindingsError, ModelError
+from hubpub import catalog, holding, signing
+from hubpub.artifact import MANIFEST, SIGNATURE, check_repo_id
+from hubpub.errors import ConfigError, FetchError, FindingsError, ModelError, SignatureInvalid
 from hubpub.holding import Finding
 from hubpub.mil.bundle import belongs, read_bundle
 from hubpub.mil.package import read_model, weights_folder
 from hubpub.release import RemoteState, variant_of
 from hubpub.remembered import Memory
 from hubpub.report import human
+from hubpub.signing import Signer, Wanted
+from hubpub.verbs.fetch import look_up
 from hubpub.verbs.prepare import Session
+from hubpub.verbs.signed import check_covered, signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +31,14 @@ class Verified:
     size: int
     against: str  # what the files were compared with
     findings: tuple[Finding, ...]
+    signer: Signer | None = None  # None: not asked for, or not found
 
     @property
     def summary(self) -> str:
         """One line for people."""
         state = f"{len(self.findings)} findings" if self.findings else "all as published"
-        return f"{self.target}: {self.files} files, {human(self.size)}, compared with {self.against}: {state}"
+        told = f"{self.target}: {self.files} files, {human(self.size)}, compared with {self.against}: {state}"
+        return f"{told}; signed by {self.signer}" if self.signer else told
 
     def to_json(self) -> dict[str, Any]:
         """The same for programs."""
@@ -43,14 +48,24 @@ class Verified:
             "bytes": self.size,
             "against": self.against,
             "findings": [{"path": finding.path, "problem": finding.problem} for finding in self.findings],
+            "signed_by": asdict(self.signer) if self.signer else None,
         }
 
 
 def verify(
-    target: str | Path, *, revision: str | None = None, endpoint: str | None = None, token: str | None = None
+    target: str | Path,
+    *,
+    revision: str | None = None,
+    signed_by: Wanted | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
 ) -> Verified:
-    """Check a folder that was converted or fetched, or a repo; raises FindingsError with all that is wrong."""
-    verified = check(str(target), session=Session.open(endpoint=endpoint, token=token), revision=revision)
+    """Check a folder that was converted or fetched, or a repo; raises FindingsError with all that is wrong.
+
+    With `signed_by` its manifest must be signed by them (`Wanted()`: by anybody).
+    """
+    session = Session.open(endpoint=endpoint, token=token)
+    verified = check(str(target), session=session, revision=revision, signed_by=signed_by)
     raise_findings(verified)
     return verified
 
@@ -66,17 +81,53 @@ def raise_findings(verified: Verified) -> None:
         )
 
 
-def check(target: str, *, session: Session, revision: str | None) -> Verified:
+def check(target: str, *, session: Session, revision: str | None, signed_by: Wanted | None = None) -> Verified:
     """Check without raising for what is found."""
-    folder = Path(target)
-    if folder.is_dir():
-        return _check_folder(folder)
-    return _check_repo(target, session, revision)
+    folder, memory = Path(target), Memory()
+    verified = _check_folder(folder, memory) if folder.is_dir() else _check_repo(target, session, revision)
+    if signed_by is None:
+        return verified
+    try:
+        if (folder / MANIFEST).is_file():
+            signer = _signer_of_release(folder, signed_by, session)
+        elif folder.is_dir():
+            signer = _signer_of_fetched(folder, signed_by, session, memory)
+        else:
+            state = look_up(target, hub=session.hub, revision=revision, memory=memory)
+            signer = signed(state, signed_by, hub=session.hub, memory=memory)[1]
+    except SignatureInvalid as error:
+        return replace(verified, findings=(*verified.findings, Finding(path=SIGNATURE, problem=f"fails: {error}")))
+    return replace(verified, signer=signer)
 
 
-def _check_folder(folder: Path) -> Verified:
+def _signer_of_release(folder: Path, wanted: Wanted, session: Session) -> Signer:
+    """Who signed the manifest of a folder that holds a whole release."""
+    place = folder / SIGNATURE
+    if not place.is_file() or place.stat().st_size > signing.MAX_BUNDLE_BYTES:
+        raise SignatureInvalid(f"{folder} holds no signature.", hint="Was the release published with --sign?")
+    data = (folder / MANIFEST).read_bytes()
+    return signing.verify(data, place.read_bytes(), wanted=wanted, offline=session.hub.offline)
+
+
+def _signer_of_fetched(folder: Path, wanted: Wanted, session: Session, memory: Memory) -> Signer:
+    """Who signed the manifest that a fetched folder's files are in."""
+    known = memory.remembered.fetched(folder)
+    if known is None:
+        raise SignatureInvalid(f"nothing says where {folder} is from.", hint="Fetch it again.")
+    if known["endpoint"] != session.hub.endpoint:
+        raise ConfigError(f"{folder} is from {known['endpoint']}.", hint=f"Add --endpoint {known['endpoint']}.")
+    state = look_up(known["repo_id"], hub=session.hub, revision=known["commit"], memory=memory)
+    state, signer = signed(state, wanted, hub=session.hub, memory=memory)
+    selection = catalog.select(state, known["variant"])
+    check_covered(selection)
+    claimed = {(file.path, file.size, file.digest) for file in selection.offer.files}
+    if known["archive"] != selection.offer.files[0].digest and claimed != {tuple(file) for file in known["files"]}:
+        raise SignatureInvalid(f"{folder} was fetched as something else than what was signed.", hint="Fetch it again.")
+    return signer
+
+
+def _check_folder(folder: Path, memory: Memory) -> Verified:
     """Digests against the manifest, or against what fetch was promised; then what only a look inside can tell."""
-    memory = Memory()
     known = memory.remembered.fetched(folder)
     released = holding.check_release(folder)
     if released is not None:

@@ -175,7 +175,7 @@ def test_foreign_files_of_a_destination_are_kept(hub: LocalHub, tmp_path: Path) 
         repo_id="me/x", artifacts=(artifact,), manifest={"files": [], "variants": {}}, card="", message=""
     )
     remote = RemoteState(repo_id="me/x", commit="c", files=theirs)
-    operations = diff(release, [artifact], remote, prune=["original/zip"])
+    operations = diff(release, [artifact], remote)
     assert [(operation.action, operation.path) for operation in operations] == [("new", artifact.path_in_repo)]
 
 

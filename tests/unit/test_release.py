@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubpub.artifact import MANIFEST, Artifact
+from hubpub.artifact import MANIFEST, SIGNATURE, Artifact
 from hubpub.destinations import changes, planned_bytes, release_files, tally
 from hubpub.errors import ConfigError
 from hubpub.release import (
@@ -138,12 +138,40 @@ def test_only_what_the_old_manifest_owns_is_removed(tmp_path: Path) -> None:
     assert all(operation.action != "removed" for operation in diff(new, new.artifacts, without_manifest))
 
 
-def test_prune_removes_whole_variants(tmp_path: Path) -> None:
-    before = {"original/packages/A.mlpackage/w": b"1", "split_einsum/packages/A.mlpackage/w": b"2", "notes.md": b""}
-    there = remote(before, manifest_of(before))
-    new = made(tmp_path, {"original/packages/A.mlpackage/w": b"1"})
-    operations = diff(new, new.artifacts, there, prune=["split_einsum/packages"])
-    assert [operation.path for operation in changes(operations)] == ["split_einsum/packages/A.mlpackage/w"]
+def test_prune_removes_what_the_release_no_longer_names_and_the_old_manifest_claims(tmp_path: Path) -> None:
+    ours = {"original/packages/A.mlpackage/w": b"1"}
+    gone = {"split_einsum/packages/A.mlpackage/w": b"2", "x_split_einsum_compiled.zip": b"3", "images/0.png": b"4"}
+    theirs = {
+        "notes.md": b"",
+        "split_einsum/packages/mine.txt": b"5",
+        "images/mine.png": b"6",
+        "split_einsum/packages/edited.json": b"by hand",
+        "LICENSE": b"7",
+    }
+    claims = manifest_of({**ours, **gone, "split_einsum/packages/edited.json": b"as published"})
+    claims["files"] += [
+        {"path": path, "size": size, "sha256": hashlib.sha256(content).hexdigest()}
+        for path, size, content in (("images/0.png", 1, b"4"), ("LICENSE", 1, b"7"), ("../escape", 1, b"8"))
+    ]
+    there = remote({**ours, **gone, **theirs}, claims)
+    kept = made(tmp_path, ours, old=claims)
+    assert [one.path for one in changes(diff(kept, kept.artifacts, there))] == ["images/0.png"]
+    pruned = replace(kept, manifest=merge(manifest_of(ours), claims, prune=True))
+    operations = changes(diff(pruned, pruned.artifacts, there))
+    assert {(one.action, one.path) for one in operations} == {("removed", path) for path in gone}
+
+
+@pytest.mark.parametrize("signature", [None, "{}"])
+def test_a_signature_goes_or_changes_with_its_manifest(tmp_path: Path, signature: str | None) -> None:
+    files = {"original/packages/A.mlpackage/w": b"1"}
+    old = made(tmp_path, files)
+    text = old.manifest_text().encode()
+    there = remote({**files, MANIFEST: text, SIGNATURE: b"good", "README.md": b"# x\n"}, dict(old.manifest))
+    assert not changes(diff(old, release_files(old, tmp_path), there))
+    new = replace(made(tmp_path, {"original/packages/A.mlpackage/w": b"2"}), signature=signature)
+    told = {one.path: one.action for one in diff(new, release_files(new, tmp_path), there)}
+    assert told[MANIFEST] == "changed"
+    assert told[SIGNATURE] == ("removed" if signature is None else "changed")
 
 
 def test_bytes_that_are_there_are_copied_and_planned_once(tmp_path: Path) -> None:
