@@ -24,13 +24,13 @@ HubpubError               1
 ├─ PublishError           7
 │  ├─ Conflict
 │  ├─ UploadFailed
-│  └─ CardInvalid
 │  ├─ SigningFailed
+│  └─ CardInvalid
 ├─ FetchError             8
 │  ├─ NoSuchVariant
 │  ├─ DigestMismatch
-│  └─ UnsafeArchive
 │  ├─ SignatureInvalid
+│  └─ UnsafeArchive
 ├─ FindingsError          9
 └─ ModelError             10
    ├─ UnsupportedOps
@@ -179,15 +179,15 @@ class UploadFailed(PublishError):
     """The Hub or the network gave up."""
 
 
+class SigningFailed(PublishError):
+    """The manifest could not be signed: no identity is at hand, or sigstore's services did not take it."""
+
+
 class CardInvalid(PublishError):
     """The Hub would refuse the card's front matter."""
 
 
 class FetchError(HubpubError):
-class SigningFailed(PublishError):
-    """The manifest could not be signed: no identity is at hand, or sigstore's services did not take it."""
-
-
     """A variant could not be brought back."""
 
     exit_status = 8
@@ -201,15 +201,15 @@ class DigestMismatch(FetchError):
     """A file that arrived is not the file that was published."""
 
 
+class SignatureInvalid(FetchError):
+    """The manifest is not signed, was changed after it was signed, or somebody else signed it."""
+
+
 class UnsafeArchive(FetchError):
     """An archive or a file list that would write outside its folder."""
 
 
 class FindingsError(HubpubError):
-class SignatureInvalid(FetchError):
-    """The manifest is not signed, was changed after it was signed, or somebody else signed it."""
-
-
     """verify or audit found something wrong; `findings` lists all of it."""
 
     exit_status = 9

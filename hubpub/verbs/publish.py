@@ -96,6 +96,7 @@ def publish(
     private: bool = False,
     tag: str | None = None,
     prune: bool = False,
+    sign: bool = False,
     session: Session | None = None,
     **settings: Any,
 ) -> Receipt:
@@ -104,7 +105,6 @@ def publish(
     Settings are the keys of hubpub.toml (`attention`, `bits`, `formats`, `license`, …).
     Readers of the repo see the old release or the new one, never a mixture.
 
-    sign: bool = False,
     Raises the errors of `hubpub.errors`; nothing is published when one is raised, except
     where its sentence says otherwise.
     """
@@ -122,6 +122,7 @@ def publish(
 
 def publish_config(config: Config, *, delivery: Delivery, session: Session) -> Published:
     """Plan, check, make and deliver one model."""
+    _check_signing(delivery)
     account = None
     if config.to is None or not delivery.dry_run:
         account = session.hub.whoami()  # before any work: a token is needed in the end
@@ -130,7 +131,6 @@ def publish_config(config: Config, *, delivery: Delivery, session: Session) -> P
         _check_rights(account, prepared.plan.destination, delivery)
     destination = _destination(prepared.plan.destination, delivery, session)
     base = destination.current()
-    _check_signing(delivery)
     missing = prepared.missing(session.store)
     if delivery.dry_run and missing:
         return _foreseen(prepared, base, delivery, session)
@@ -151,6 +151,7 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
             hint=f"Convert it with --to {destination_id}.",
         )
     manifest["repo_id"] = destination_id
+    _check_signing(delivery)
     if not delivery.dry_run:
         _check_rights(session.hub.whoami(), destination_id, delivery)
     artifacts = tuple(_checked(folder, manifest["files"], session))
@@ -159,7 +160,6 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
     merged = merge(manifest, base.manifest, prune=delivery.prune)
     if merged["files"] == manifest["files"] and (folder / CARD).is_file():
         card = (folder / CARD).read_text(encoding="utf-8")
-    _check_signing(delivery)
     else:
         from hubpub.card import render
 
@@ -193,7 +193,14 @@ def _check_rights(account: Account, repo_id: str, delivery: Delivery) -> None:
         )
 
 
+def _check_signing(delivery: Delivery) -> None:
+    """Whether the manifest can be signed in the end, as far as can be known beforehand."""
+    if delivery.sign and not delivery.dry_run:
+        signing.check()
+
+
 def _publish_outcome(outcome: Outcome, *, delivery: Delivery, session: Session) -> Published:
+    _check_signing(delivery)
     destination = _destination(outcome.plan.destination, delivery, session)
     base = destination.current()
     made = release(outcome, remote_manifest=base.manifest, prune=delivery.prune)
@@ -201,14 +208,7 @@ def _publish_outcome(outcome: Outcome, *, delivery: Delivery, session: Session) 
 
 
 def _destination(repo_id: str, delivery: Delivery, session: Session) -> HubDestination:
-def _check_signing(delivery: Delivery) -> None:
-    """Whether the manifest can be signed in the end, as far as can be known beforehand."""
-    if delivery.sign and not delivery.dry_run:
-        signing.check()
-
-
     return HubDestination(
-    _check_signing(delivery)
         session.hub,
         repo_id,
         private=delivery.private,
@@ -238,14 +238,6 @@ def _deliver(
         )
 
 
-def _dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:
-    return Receipt(
-        repo_id=repo_id,
-        url=session.hub.url(repo_id),
-        commit=base.commit,
-        operations=tally(operations),
-        planned_bytes=planned_bytes(operations),
-        sent_bytes=0,
 def _signed(made: Release, base: RemoteState, delivery: Delivery) -> Release:
     """The release with a signature of its manifest, where one is wanted and the repo has none; empty in a dry run."""
     there = {file.path: file for file in base.files}
@@ -256,6 +248,14 @@ def _signed(made: Release, base: RemoteState, delivery: Delivery) -> Release:
     return replace(made, signature="" if delivery.dry_run else signing.sign(text))
 
 
+def _dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:
+    return Receipt(
+        repo_id=repo_id,
+        url=session.hub.url(repo_id),
+        commit=base.commit,
+        operations=tally(operations),
+        planned_bytes=planned_bytes(operations),
+        sent_bytes=0,
         nothing_to_do=not changes(operations),
     )
 
