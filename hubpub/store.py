@@ -165,8 +165,7 @@ class Store:
             os.fsync(file.fileno())
         folder = self._folder(key)
         folder.parent.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):
-            _remove(folder)  # a damaged one that is being replaced
+        self.remove(key)  # a damaged one that is being replaced
         payload.parent.rename(folder)
         _sync_folder(folder.parent)
         found = self.get(key)
@@ -178,10 +177,17 @@ class Store:
         """Forget a work folder."""
         _remove(payload.parent)
 
+    def clean(self) -> None:
+        """Remove what killed runs have left in `work`."""
+        for folder in self.stale_work():
+            _remove(folder)
+
     def remove(self, key: str) -> None:
-        """Forget a finished step."""
+        """Forget a finished step: all of it at once, as half of it would look whole."""
+        gone = self.root / "work" / f"gone-{uuid4().hex[:8]}"
         with suppress(FileNotFoundError):
-            _remove(self._folder(key))
+            self._folder(key).rename(gone)
+            _remove(gone)
 
     def damage(self, entry: Entry) -> str | None:
         """What is wrong with an entry's files, or None: every byte is read."""
@@ -194,8 +200,8 @@ class Store:
         return None
 
     def stale_work(self) -> Iterator[Path]:
-        """Work folders that no running process holds the lock of."""
-        for folder in (self.root / "work").iterdir():
+        """Work folders that no running process holds the lock of; nobody gets it while one is looked at."""
+        for folder in list((self.root / "work").iterdir()):
             lock = FileLock(self.root / "locks" / f"{folder.name.partition('.')[0]}.lock")
             with suppress(TimeoutError), lock.acquire(timeout=0):
                 yield folder
@@ -287,11 +293,12 @@ def _identity(path: Path) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """rmtree of files that may be read-only (Windows refuses those)."""
+    """rmtree of files that may be read-only (Windows refuses those), and that another process may be removing too."""
     if os.name == "nt":
         for path in folder.rglob("*"):
             path.chmod(stat.S_IWRITE)
-    shutil.rmtree(folder)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -62,8 +62,8 @@ def bring(
 ) -> int:
     """Download `files` into `folder`; the number of bytes that came over the network.
 
-    A file appears under its name when its size and digest are right. Files with the same
-    bytes are downloaded once. Raises NoSpace, CannotWrite, DigestMismatch, FetchError or OSError.
+    Files appear under their names when all of them are here with the right size and digest.
+    Those with the same bytes are downloaded once. Raises NoSpace, CannotWrite, DigestMismatch, FetchError or OSError.
     """
     groups: dict[str, list[OfferedFile]] = {}
     for file in files:
@@ -76,6 +76,10 @@ def bring(
     total = sum(group[0].size for group in groups.values())
     tally = _Tally(total, sum(have.values()), f"downloading {selection.repo_id}", progress)
     _all_at_once(hub, selection, groups, folder, tally, jobs)
+    for group in groups.values():
+        for number, file in enumerate(group):
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (partials / _partial_name(file.digest, number)).replace(folder / file.path)
     shutil.rmtree(partials, ignore_errors=True)  # what is left is of other commits
     return tally.received
 
@@ -125,7 +129,7 @@ def _all_at_once(
 
 
 def _one(hub: Hub, selection: Selection, group: Sequence[OfferedFile], folder: Path, tally: _Tally) -> None:
-    """Bring one content to all its places."""
+    """Bring one content, and copy it as often as it has places."""
     file = group[0]
     partial = folder / PARTIAL / _partial_name(file.digest)
     for last in (False, True):
@@ -142,16 +146,10 @@ def _one(hub: Hub, selection: Selection, group: Sequence[OfferedFile], folder: P
             )
         tally.add(-file.size)
     _sync(partial)  # a file that looks whole after a power cut must be
-    for place in group:
-        target = folder / place.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if place is group[-1]:
-            partial.replace(target)
-        else:
-            temporary = partial.with_name(f"{partial.name}.copy")
-            clone(partial, temporary)
-            _sync(temporary)
-            temporary.replace(target)
+    for number in range(1, len(group)):
+        copy = partial.with_name(_partial_name(file.digest, number))
+        clone(partial, copy)
+        _sync(copy)
 
 
 def _check_place(folder: Path, file: OfferedFile) -> None:
@@ -177,8 +175,9 @@ def _digest(path: Path, like: str) -> str:
     return f"{kind}:{sha256(path) if kind == 'sha256' else blob_id(path)}"
 
 
-def _partial_name(digest: str) -> str:
-    return digest.removeprefix("sha256:").replace(":", "-")
+def _partial_name(digest: str, copy: int = 0) -> str:
+    name = digest.removeprefix("sha256:").replace(":", "-")
+    return f"{name}.{copy}" if copy else name
 
 
 def _size(partial: Path, at_most: int) -> int:

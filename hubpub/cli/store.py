@@ -58,7 +58,6 @@ def prune(
 
     Example: hubpub cache prune --older-than 30 --yes
     """
-    import shutil
     import time
 
     from hubpub.report import human
@@ -72,8 +71,7 @@ def prune(
     size = sum(entry.size for entry in old)
     if old and not yes:
         typer.confirm(f"Remove {len(old)} steps ({human(size)}) from {store.root}?", abort=True)
-    for folder in list(store.stale_work()):
-        shutil.rmtree(folder)
+    store.clean()
     for entry in old:
         store.remove(entry.key)
     typer.echo(f"Removed {len(old)} steps, {human(size)}.")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from hubpub.artifact import CARD, MANIFEST
 from hubpub.destinations import Progress, Receipt, changes, planned_bytes, tally
@@ -16,6 +15,7 @@ from hubpub.errors import CannotWrite, Conflict, NoSpace
 from hubpub.paths import check_relative
 from hubpub.release import MAX_MANIFEST_BYTES, Operation, Release, RemoteFile, RemoteState, parse_manifest
 from hubpub.store import Digests, clone, sha256
+from hubpub.transfer import PARTIAL
 
 # Left free on the disk for everything else.
 _SPARE = 64 << 20
@@ -47,22 +47,20 @@ class FolderDestination:
         base: RemoteState,
         progress: Progress | None = None,
     ) -> Receipt:
-        """Write what changed: each file whole and then renamed, models first, the manifest last.
+        """Write what changed beside its place, then move it there: models first, the manifest last.
 
         Raises CannotWrite, NoSpace, or Conflict where something else stands in the way.
         """
         del base  # a folder has one writer
         todo = sorted(changes(operations), key=lambda operation: _order(operation.path))
         total = sum(operation.size for operation in todo if operation.artifact is not None)
+        staging = self._folder / PARTIAL
         try:
             self._check(todo, total)
-            done = 0
-            for operation in todo:
-                self._carry_out(operation)
-                if operation.artifact is not None:
-                    done += operation.size
-                    if progress is not None:
-                        progress(done, total, f"writing {self._folder}")
+            with _fresh(staging, wanted=bool(todo)):
+                staged = self._stage(todo, staging, total, progress)
+                for operation in todo:
+                    self._carry_out(operation, staged)
         except PermissionError as error:
             raise CannotWrite(f"{self._folder} cannot be written.", hint="Choose another folder.") from error
         except OSError as error:
@@ -79,7 +77,7 @@ class FolderDestination:
 
     def _files(self) -> Iterator[RemoteFile]:
         for parent, folders, names in os.walk(self._folder, followlinks=False):
-            folders.sort()
+            folders[:] = sorted(set(folders) - {PARTIAL})
             for name in sorted(names):
                 path = Path(parent, name)
                 status = path.lstat()
@@ -108,25 +106,46 @@ class FolderDestination:
                         f"{standing} is no plain folder, and the release has files in it.", hint="Move it away."
                     )
 
-    def _carry_out(self, operation: Operation) -> None:
+    def _stage(
+        self, todo: Sequence[Operation], staging: Path, total: int, progress: Progress | None
+    ) -> Mapping[str, Path]:
+        """Copies of all new files, by their paths in the release."""
+        staged: dict[str, Path] = {}
+        done = 0
+        for operation in todo:
+            if operation.artifact is None:
+                continue
+            copy = staged[operation.path] = staging / str(len(staged))
+            clone(operation.artifact.path, copy)
+            copy.chmod(0o644)
+            done += operation.size
+            if progress is not None:
+                progress(done, total, f"writing {self._folder}")
+        return staged
+
+    def _carry_out(self, operation: Operation, staged: Mapping[str, Path]) -> None:
         target = self._target(operation)
         if operation.artifact is None:
             target.unlink(missing_ok=True)
             _remove_empty(target.parent, self._folder)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
-        try:
-            clone(operation.artifact.path, temporary)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-            raise
+        staged[operation.path].replace(target)
 
     def _target(self, operation: Operation) -> Path:
         return self._folder / check_relative(operation.path)
+
+
+@contextmanager
+def _fresh(folder: Path, *, wanted: bool) -> Iterator[None]:
+    """An empty folder for the length of the block, if it is wanted; what a killed run has left there goes away."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if wanted:
+        folder.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _order(path: str) -> tuple[int, str]:

@@ -41,11 +41,12 @@ class Fault:
     """One rule.
 
     kind: `refuse` cut the connection before any answer · `reset` the answer breaks off after `at` bytes of its body ·
-    `truncate` likewise, but the connection ends in good order · `delay` by `seconds`, then go on · `throttle` both
-    bodies to `rate` bytes a second · `status` answer `status`, with Retry-After where `retry_after` is set ·
+    `truncate` likewise, but the connection ends in good order · `delay` by `seconds`, then go on · `throttle` is
+    `rate` alone · `status` answer `status`, with Retry-After where `retry_after` is set ·
     `corrupt` flip a bit of the answer's byte `at` · `corrupt-upload` flip a bit of the request's byte `at` · `stale`
     somebody else commits just before · `lost` do everything, then cut the connection instead of answering ·
     `call` `then` once more than `at` bytes of both bodies have passed, at the latest before the answer ends.
+    rate: bytes a second that the bodies pass at, whatever the kind.
     method, path: which requests (`path` is a regular expression, searched for in the path).
     skip, times, chance: let the first `skip` pass, then hit `times` of them (None: all), each with this chance.
     """
@@ -114,6 +115,8 @@ async def suffer(
     intrude: Callable[[], Awaitable[None]],
 ) -> None:
     """Handle one request under a fault. `intrude` makes the commit of somebody else."""
+    if fault.rate < math.inf:
+        receive, send = _passing(receive, send, lambda size, _: asyncio.sleep(size / fault.rate))
     match fault.kind:
         case "refuse":
             _cut(transport)
@@ -130,7 +133,7 @@ async def suffer(
         case "corrupt-upload":
             await handle(_flipping_receive(receive, fault.at), send)
         case "throttle":
-            await handle(*_passing(receive, send, lambda size, _: asyncio.sleep(size / fault.rate)))
+            await handle(receive, send)
         case "call":
             await handle(*_passing(receive, send, _once(fault)))
         case "reset" | "truncate":

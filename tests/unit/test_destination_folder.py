@@ -13,6 +13,7 @@ from hubpub.errors import CannotWrite, Conflict, NoSpace, UnsafeArchive
 from hubpub.holding import check_release
 from hubpub.release import Operation
 from hubpub.store import Digests
+from hubpub.transfer import PARTIAL
 from tests.e2e.releases import release, tree
 
 FILES = tree(size=1000)
@@ -123,9 +124,7 @@ def test_file_where_the_folder_should_be(tmp_path: Path) -> None:
         send(destination, release(tmp_path / "made", FILES), base=destination.current())
 
 
-def test_a_failure_in_the_middle_leaves_whole_files_and_no_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_in_the_middle_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hubpub.destinations import folder as module
 
     calls = []
@@ -142,13 +141,21 @@ def test_a_failure_in_the_middle_leaves_whole_files_and_no_manifest(
     made = release(tmp_path / "made", FILES)
     with pytest.raises(CannotWrite, match="Input/output"):
         send(destination, made, base=destination.current())
-    there = held(tmp_path / "out")
-    assert len(there) == 4
-    assert all(FILES[path] == content for path, content in there.items())
+    assert not list((tmp_path / "out").iterdir())
     monkeypatch.undo()
-    receipt = send(destination, made, base=destination.current())
-    assert receipt.operations["same"] == 4
+    send(destination, made, base=destination.current())
+    assert held(tmp_path / "out").keys() == {*FILES, "README.md", "hubpub.json"}
     assert check_release(tmp_path / "out") == ()
+
+
+def test_what_a_killed_run_left_behind_goes_away(tmp_path: Path) -> None:
+    destination = FolderDestination(tmp_path / "out")
+    made = release(tmp_path / "made", FILES)
+    send(destination, made, base=destination.current())
+    (tmp_path / "out" / PARTIAL).mkdir()
+    (tmp_path / "out" / PARTIAL / "0").write_bytes(b"half")
+    assert send(destination, made, base=destination.current()).nothing_to_do
+    assert not (tmp_path / "out" / PARTIAL).exists()
 
 
 def test_operation_that_would_leave_the_folder(tmp_path: Path) -> None:

@@ -66,6 +66,24 @@ def test_damage_is_found(tmp_path: Path) -> None:
     assert store.damage(entry) == "b is missing"
 
 
+def test_a_removal_that_is_killed_leaves_no_half_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    _write(store)
+
+    def killed(folder: Path) -> None:
+        next(path for path in folder.rglob("*") if path.name == "a").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove(KEY)
+    monkeypatch.undo()
+    assert store.get(KEY) is None
+    assert len(list((tmp_path / "work").iterdir())) == 1
+    store.clean()
+    assert not list((tmp_path / "work").iterdir())
+
+
 def test_an_unreadable_entry_is_damaged(tmp_path: Path) -> None:
     store = Store(tmp_path)
     _write(store)
