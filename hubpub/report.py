@@ -29,6 +29,9 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """A sentence that somebody should read."""
 
+    def to_do(self, steps: Sequence[Step]) -> None:
+        """These steps will be made, in some order."""
+
     def step_cached(self, step: Step, entry: Entry) -> None:
         """A step was done by an earlier run."""
 
@@ -54,6 +57,9 @@ class Quiet:
     def warn(self, text: str) -> None:
         """Warnings are always said."""
         print(f"Warning: {text}", file=sys.stderr)
+
+    def to_do(self, steps: Sequence[Step]) -> None:
+        """Nothing."""
 
     def step_cached(self, step: Step, entry: Entry) -> None:
         """Nothing."""
@@ -103,12 +109,15 @@ class Lines(Quiet):
 
 
 class Live(Quiet):
-    """A display that follows the work, for a terminal."""
+    """A display that follows the work, for a terminal: a bar for all steps, and one for each that runs."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console = console
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
+        self._overall: TaskID | None = None
+        self._left: dict[str, int] = {}  # bytes that each step is expected to write still
+        self._steps = self._bytes = 0  # of all of them
 
     def line(self, text: str) -> None:
         """The sentence, above the bars."""
@@ -117,6 +126,13 @@ class Live(Quiet):
     def warn(self, text: str) -> None:
         """The sentence, in yellow."""
         self._console.print(f"[yellow]Warning:[/] {text}", highlight=False)
+
+    def to_do(self, steps: Sequence[Step]) -> None:
+        """The bar of all steps, by what they are expected to write."""
+        self._left = {step.key: step.size for step in steps}
+        self._steps, self._bytes = len(steps), sum(self._left.values())
+        self._overall = self._progress.add_task("", total=self._bytes or None)
+        self._move()
 
     def step_cached(self, step: Step, entry: Entry) -> None:
         """A grey line."""
@@ -127,18 +143,33 @@ class Live(Quiet):
         self._tasks[step.key] = self._progress.add_task(step.label, total=step.size or None)
 
     def step_progress(self, step: Step, written: int) -> None:
-        """The bar moves."""
+        """The bars move."""
         if step.key in self._tasks:
             self._progress.update(self._tasks[step.key], completed=written)
+            self._left[step.key] = max(step.size - written, 0)
+            self._move()
 
     def step_done(self, step: Step, entry: Entry) -> None:
         """The bar becomes a line."""
         task = self._tasks.pop(step.key, None)
         if task is not None:
             self._progress.remove_task(task)
+        self._left.pop(step.key, None)
+        self._move()
         self._console.print(
             f"[green]  {entry.seconds:9.1f} s[/]  {step.label}  [dim]({_measured(entry)})[/]", highlight=False
         )
+
+    def _move(self) -> None:
+        """The bar of all steps stands where the steps do; with the last step it goes."""
+        if self._overall is None:
+            return
+        if not self._left:
+            self._progress.remove_task(self._overall)
+            self._overall = None
+            return
+        told = f"{self._steps - len(self._left)} of {self._steps} steps"
+        self._progress.update(self._overall, description=told, completed=self._bytes - sum(self._left.values()))
 
     def transfer(self, done: int, total: int, label: str) -> None:
         """One bar for all that moves under a label."""
@@ -164,6 +195,7 @@ def reporter(*, quiet: bool) -> Iterator[Reporter]:
             Progress,
             TextColumn,
             TimeElapsedColumn,
+            TimeRemainingColumn,
             TransferSpeedColumn,
         )
 
@@ -174,6 +206,7 @@ def reporter(*, quiet: bool) -> Iterator[Reporter]:
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as progress:
             yield Live(console, progress)

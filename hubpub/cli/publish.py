@@ -110,6 +110,8 @@ def publish(
 
         write(attempts, report)
     _conclude(attempts, json=json, quiet=quiet)
+    if endpoint == "local" and not (json or quiet or dry_run):
+        typer.echo("The embedded Hub has stopped; `hubpub hub serve` shows its repos in a browser.", err=True)
     if dry_run and exit_code and not all(attempt.published and attempt.published.nothing_to_do for attempt in attempts):
         raise typer.Exit(11)
 
