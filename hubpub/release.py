@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -197,21 +197,23 @@ def diff(release: Release, files: Iterable[Artifact], remote: RemoteState) -> li
         )
     operations = _settled(operations, release, remote)
     kept = {artifact.path_in_repo for artifact in files} | {file["path"] for file in release.manifest["files"]}
-    gone = [path for path in _claimed(remote) if path not in kept]
+    gone = claimed(remote) - kept
     if SIGNATURE not in kept and any(one.path == MANIFEST and one.action == "changed" for one in operations):
-        gone += [SIGNATURE] if SIGNATURE in present else []
+        gone |= {SIGNATURE} & present.keys()
     return [*operations, *(Operation(action="removed", path=path, size=present[path].size) for path in sorted(gone))]
 
 
-def _claimed(remote: RemoteState) -> Iterator[str]:
+def claimed(remote: RemoteState) -> set[str]:
     """Files of a repo in hubpub's own folders that are there as its manifest claims them."""
+    found = set()
     manifest = remote.manifest or {"files": (), "variants": {}}
     claims = {file["path"]: file for file in manifest["files"]}
     for there in remote.files:
         claim, variant = claims.get(there.path), variant_of(there.path)
         ours = variant in manifest["variants"] or there.path.startswith(f"{IMAGES}/")
         if claim is not None and ours and there.size == claim["size"] and there.sha256 in (None, claim["sha256"]):
-            yield there.path
+            found.add(there.path)
+    return found
 
 
 def _settled(operations: list[Operation], release: Release, remote: RemoteState) -> list[Operation]:

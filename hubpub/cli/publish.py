@@ -81,7 +81,9 @@ def publish(
     from hubpub.verbs import publish as verb
     from hubpub.verbs.several import Work
 
-    given = settings.flags(**making, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune, sign=sign)
+    given = settings.flags(
+        **making, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune, sign=sign
+    )
     how = settings.running(config, jobs=jobs, memory=memory)
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         if source is not None and verb.is_converted(Path(source)):

@@ -1,0 +1,98 @@
+"""restore: a repo shows an earlier release of its own again, in one commit. The Hub has its large files still."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hubpub.artifact import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
+from hubpub.destinations.hub import HubDestination
+from hubpub.errors import PublishError
+from hubpub.hub import Hub
+from hubpub.release import Operation, Release, RemoteFile, RemoteState, claimed
+from hubpub.verbs.prepare import Session
+from hubpub.verbs.publish import Published, check_rights, dry_receipt
+
+
+def restore(repo_id: str, revision: str, *, session: Session, dry_run: bool = False) -> Published:
+    """Bring `main` back to what hubpub had published at a tag or commit; files that hubpub did not publish stay.
+
+    Raises PublishError where that revision is no whole release of hubpub's, and what `publish` raises.
+    """
+    hub = session.hub
+    if not dry_run:
+        check_rights(hub.whoami(), check_repo_id(repo_id))
+    destination = HubDestination(hub, repo_id)
+    base = destination.current()
+    then = hub.state(repo_id, revision, side="write")
+    assert then is not None
+    with tempfile.TemporaryDirectory(prefix="hubpub-restore-") as folder:
+        operations = [*_brought_back(then, base, hub, Path(folder)), *_removed(then, base)]
+        card = next((one.artifact.path for one in operations if one.path == CARD and one.artifact), None)
+        made = Release(
+            repo_id=repo_id,
+            artifacts=(),
+            manifest=then.manifest or {},
+            card=card.read_text(encoding="utf-8") if card else "",
+            message=f"{revision} again ({str(then.commit)[:12]})",
+        )
+        if dry_run:
+            receipt = dry_receipt(repo_id, operations, session, base)
+        else:
+            receipt = destination.deliver(made, operations, base=base, progress=session.report.transfer)
+    return Published(receipt=receipt, operations=tuple(operations), dry_run=dry_run, manifest=then.manifest)
+
+
+def _brought_back(then: RemoteState, base: RemoteState, hub: Hub, folder: Path) -> Iterator[Operation]:
+    """Every file of the earlier release: there already, copied on the Hub, or (small ones) sent again."""
+    there = {file.path: file for file in base.files}
+    for file in _released(then):
+        action = "new" if file.path not in there else "changed"
+        if there.get(file.path) == file:
+            yield Operation(action="same", path=file.path, size=file.size)
+        elif file.sha256 is not None:
+            artifact = Artifact(path_in_repo=file.path, path=folder, size=file.size, sha256=file.sha256)
+            yield Operation(
+                action=action,
+                path=file.path,
+                size=file.size,
+                artifact=artifact,
+                copy_from=file.path,
+                copy_revision=then.commit,
+            )
+        else:
+            data = hub.read(then.repo_id, then.commit, file.path, limit=file.size, side="write")
+            place = folder / file.blob_id
+            place.write_bytes(data)
+            digest = hashlib.sha256(data).hexdigest()
+            artifact = Artifact(path_in_repo=file.path, path=place, size=len(data), sha256=digest)
+            yield Operation(action=action, path=file.path, size=file.size, artifact=artifact)
+
+
+def _released(then: RemoteState) -> list[RemoteFile]:
+    """The files of a release; PublishError where it is not whole."""
+    if then.manifest is None:
+        raise PublishError(
+            f"{then.repo_id} at {str(then.commit)[:12]} has no manifest of hubpub: nothing says what to bring back.",
+            hint="Name a tag or commit that hubpub has published.",
+        )
+    listed = {file.path: file for file in then.files}
+    wanted = {CARD, MANIFEST, *(file["path"] for file in then.manifest["files"])}
+    if SIGNATURE in listed:
+        wanted.add(SIGNATURE)
+    missing = sorted(wanted - listed.keys())
+    if missing:
+        raise PublishError(
+            f"The release at {str(then.commit)[:12]} is not whole: it lacks {missing[0]}.", hint="Name another."
+        )
+    return [listed[path] for path in sorted(wanted)]
+
+
+def _removed(then: RemoteState, base: RemoteState) -> Iterator[Operation]:
+    """What the present release has and the earlier one had not."""
+    gone = (claimed(base) | {SIGNATURE}) - {file.path for file in _released(then)}
+    for file in base.files:
+        if file.path in gone:
+            yield Operation(action="removed", path=file.path, size=file.size)
