@@ -128,7 +128,7 @@ def publish_config(config: Config, *, delivery: Delivery, session: Session) -> P
         account = session.hub.whoami()  # before any work: a token is needed in the end
     prepared = prepare(config, session, owner=account.name if account else None)
     if account is not None and not delivery.dry_run:
-        _check_rights(account, prepared.plan.destination, delivery)
+        check_rights(account, prepared.plan.destination, create_pr=delivery.create_pr)
     destination = _destination(prepared.plan.destination, delivery, session)
     base = destination.current()
     missing = prepared.missing(session.store)
@@ -153,7 +153,7 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
     manifest["repo_id"] = destination_id
     _check_signing(delivery)
     if not delivery.dry_run:
-        _check_rights(session.hub.whoami(), destination_id, delivery)
+        check_rights(session.hub.whoami(), destination_id, create_pr=delivery.create_pr)
     artifacts = tuple(_checked(folder, manifest["files"], session))
     destination = _destination(destination_id, delivery, session)
     base = destination.current()
@@ -174,7 +174,7 @@ def is_converted(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def _check_rights(account: Account, repo_id: str, delivery: Delivery) -> None:
+def check_rights(account: Account, repo_id: str, *, create_pr: bool = False) -> None:
     """Whether the token may write there, as far as the Hub tells beforehand."""
     owner = repo_id.partition("/")[0]
     if account.only not in (None, repo_id):
@@ -186,7 +186,7 @@ def _check_rights(account: Account, repo_id: str, delivery: Delivery) -> None:
         raise CannotWrite(
             f"The token of {account.name} may only read.", hint="Make one that may write in the Hub's settings."
         )
-    if owner not in (account.name, *account.orgs) and not delivery.create_pr:
+    if owner not in (account.name, *account.orgs) and not create_pr:
         raise CannotWrite(
             f"{account.name} may not write to {repo_id}: it belongs to {owner}.",
             hint=f"Publish to {account.name}/{repo_id.partition('/')[2]}, or propose it with --create-pr.",
@@ -224,7 +224,7 @@ def _deliver(
     made = _signed(made, base, delivery)
     with laid_out(made, base) as operations:
         if delivery.dry_run:
-            receipt = _dry_receipt(made.repo_id, operations, session, base)
+            receipt = dry_receipt(made.repo_id, operations, session, base)
         else:
             new = [operation.artifact for operation in changes(operations) if operation.artifact is not None]
             touched = {variant_of(artifact.path_in_repo) for artifact in new}
@@ -248,7 +248,8 @@ def _signed(made: Release, base: RemoteState, delivery: Delivery) -> Release:
     return replace(made, signature="" if delivery.dry_run else signing.sign(text))
 
 
-def _dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:
+def dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:
+    """What a dry run would do."""
     return Receipt(
         repo_id=repo_id,
         url=session.hub.url(repo_id),
@@ -272,7 +273,7 @@ def _foreseen(prepared: Prepared, base: RemoteState, delivery: Delivery, session
         operations.append(Operation(action="changed" if there else "new", path=target.path_in_repo, size=size))
     texts = (CARD, MANIFEST, SIGNATURE) if delivery.sign else (CARD, MANIFEST)
     operations += [Operation(action="changed" if name in present else "new", path=name, size=0) for name in texts]
-    receipt = _dry_receipt(plan.destination, operations, session, base)
+    receipt = dry_receipt(plan.destination, operations, session, base)
     todo = tuple(step.label for step in prepared.missing(session.store))
     return Published(receipt=receipt, operations=tuple(operations), dry_run=True, steps_to_do=todo)
 
