@@ -18,6 +18,7 @@ HubpubError               1
 │  ├─ NotEnoughMemory
 │  └─ CannotWrite
 ├─ StepFailed             5
+│  ├─ Unproven
 │  └─ ParityTooLow
 ├─ StoreError             6
 │  └─ Damaged
@@ -142,6 +143,10 @@ class StepFailed(HubpubError):
     """A step of the plan failed; the cause is chained."""
 
     exit_status = 5
+
+
+class Unproven(StepFailed):
+    """A graph of which it cannot be proven that every weight has its place; the plain way is left."""
 
 
 class ParityTooLow(StepFailed):

@@ -52,17 +52,26 @@ class _Run:
 
 
 def execute(
-    steps: Sequence[Step], *, store: Store, source: Path | None, jobs: int, memory: int, report: Reporter
+    steps: Sequence[Step],
+    *,
+    store: Store,
+    source: Path | None,
+    jobs: int,
+    memory: int,
+    report: Reporter,
+    done: Mapping[str, Entry] | None = None,
 ) -> dict[str, Entry]:
-    """Make every step; returns key → entry.
+    """Make every step but those that are `done`, of which no more is said; returns key → entry.
 
     `source` is the folder that FromSource inputs lie in (None when every step that
     needs it is done already); `jobs` the number of steps at once; `memory` the bytes
     that they may be estimated to need together (a step alone may exceed it).
     """
-    run = _Run(store=store, root=source, report=report)
+    run = _Run(store=store, root=source, report=report, done=dict(done or {}))
     waiting = []
     for step in steps:
+        if step.key in run.done:
+            continue
         entry = cached(store, step)
         if entry is None:
             waiting.append(step)

@@ -176,6 +176,7 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
     fill = outcome.plan.step(planned.fill)
     steps = {
         "export": planned.export,
+        "plain": planned.plain,
         "fill": planned.fill,
         "readback": planned.readback,
         "verify": planned.verify,
@@ -185,6 +186,7 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
         "coreml_name": planned.component.coreml_name,
         "bits": fill.params["bits"] if fill.params["palettizes"] else 16,
         "size": entries[planned.fill].size,
+        "conversion": _conversion(planned, outcome),
         "weights": _without(entries[planned.fill].measurements),
         "verification": _verification(planned, entries),
         "compiler": entries[planned.compile].measurements["compiler"] if planned.compile else None,
@@ -196,6 +198,13 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
             if key is not None
         },
     }
+
+
+def _conversion(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
+    """How the network became a program: from a proven `graph`, or the `plain` way, and why that."""
+    if planned.plain is None:
+        return {"kind": "graph"}
+    return {"kind": "plain", **_without(outcome.entries[planned.plain].measurements)}
 
 
 def _pictures(outcome: Outcome) -> list[dict[str, Any]]:

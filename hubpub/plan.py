@@ -4,8 +4,9 @@
                 ├──► readback ────────────────┤ (gate it)
                 └──► verify, with reference ──┘
 
-A component's graph and package depend only on the knobs that it hears, so variants
-share every step but those of the UNet, and the archive.
+Where a graph cannot be proven, `plain` takes the place of export. A component's graph
+and package depend only on the knobs that it hears, so variants share every step but
+those of the UNet, and the archive.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _VERIFY_MEMORY = {
     "text_encoder": 2000 * _MB,
     "safety_checker": 3000 * _MB,
 }
+PLAIN_WEIGHTS = "weights.safetensors"  # steps/plain.py writes it
 _EXPORT_NEEDS = ("torch", "coremltools", "diffusers", "transformers")
 
 
@@ -58,6 +60,7 @@ class PlannedComponent:
     component: Component
     attention: str | None  # None where the component does not hear it
     export: str  # keys of steps
+    plain: str | None  # in place of export, where the graph cannot be proven
     fill: str
     readback: str | None
     verify: str | None
@@ -137,15 +140,25 @@ def source_files(config: Config, facts: Facts, paths: Iterable[str]) -> tuple[st
 
 
 def make_plan(
-    config: Config, facts: Facts, snapshot: Snapshot, *, destination: str, verify: str, compiler: str
+    config: Config,
+    facts: Facts,
+    snapshot: Snapshot,
+    *,
+    destination: str,
+    verify: str,
+    compiler: str,
+    unproven: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of one model.
 
     `snapshot` holds (at least) `source_files`; `verify` and `compiler` are the modes
-    that config and machine have led to.
+    that config and machine have led to; `unproven` says of export steps, by key, why
+    their graphs cannot be proven.
     """
     architecture, wanted = components(config, facts)
-    maker = _Maker(config=config, facts=facts, snapshot=snapshot, verify=verify, compiler=compiler)
+    maker = _Maker(
+        config=config, facts=facts, snapshot=snapshot, verify=verify, compiler=compiler, unproven=unproven or {}
+    )
     variants = []
     for attention in config.attention:
         latent = _latent(config, facts)
@@ -176,9 +189,18 @@ def make_plan(
 class _Maker:
     """Collects steps while variants are walked; the same step twice is one step."""
 
-    def __init__(self, *, config: Config, facts: Facts, snapshot: Snapshot, verify: str, compiler: str) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        facts: Facts,
+        snapshot: Snapshot,
+        verify: str,
+        compiler: str,
+        unproven: Mapping[str, str],
+    ) -> None:
         self.config, self.facts, self.snapshot = config, facts, snapshot
-        self.verify, self.compiler = verify, compiler
+        self.verify, self.compiler, self.unproven = verify, compiler, unproven
         self.steps: dict[str, Step] = {}
         self.targets: list[Target] = []
         self.components: dict[tuple[str, str | None], PlannedComponent] = {}
@@ -227,15 +249,18 @@ class _Maker:
             return known
         label = component.name + (f" {attention}" if attention else "")
         export = self.export(component, variant, label)
+        reason = self.unproven.get(export)
+        plain = self.plain(component, export, reason, label) if reason else None
         bits = variant.bits if component.palettizes else 16
-        fill = self.fill(component, export, bits, label)
+        fill = self.fill(component, plain or export, bits, label)
         planned = PlannedComponent(
             component=component,
             attention=attention,
             export=export,
+            plain=plain,
             fill=fill,
             readback=None if self.verify == "off" else self.readback(component, fill, bits, label),
-            verify=self.numeric(component, export, fill, bits, label) if self.verify == "numeric" else None,
+            verify=self.numeric(component, plain or export, fill, bits, label) if self.verify == "numeric" else None,
             compile=self.compile(component, fill, label) if _bundles(self.config) else None,
         )
         self.components[component.name, attention] = planned
@@ -261,10 +286,22 @@ class _Maker:
             needs=() if shipped else _EXPORT_NEEDS,
         )
 
-    def fill(self, component: Component, export: str, bits: int, label: str) -> str:
-        weights = choose((file.path for file in self.snapshot.files), folder=component.folder)
-        names = [path.removeprefix(f"{component.folder}/") for path in weights]
-        elements = _elements(self.snapshot, weights, component)
+    def plain(self, component: Component, export: str, reason: str, label: str) -> str:
+        names = self.weight_files(component)
+        elements = self.elements(component)
+        return self.add(
+            kind="plain",
+            params={"graph": self.steps[export].params, "reason": reason, "weights": names},
+            inputs={"source": self.source(component.folder, names)},
+            label=f"{label}, converted the plain way ({reason.removesuffix('.')})",
+            size=2 * elements,
+            memory=10 * elements + 1600 * _MB,
+            needs=_EXPORT_NEEDS,
+        )
+
+    def fill(self, component: Component, graph: str, bits: int, label: str) -> str:
+        plain = self.steps[graph].kind == "plain"  # its weights lie beside it
+        names = [PLAIN_WEIGHTS] if plain else self.weight_files(component)
         params = {
             "component": component.name,
             "bits": bits,
@@ -272,12 +309,13 @@ class _Maker:
             "weights": names,
             "metadata": self.metadata(),
         }
+        source = FromStep(key=graph) if plain else self.source(component.folder, names)
         return self.add(
             kind="fill",
             params=params,
-            inputs={"graph": FromStep(key=export), "source": self.source(component.folder, names)},
+            inputs={"graph": FromStep(key=graph), "source": source},
             label=f"{label}, {bits}-bit",
-            size=elements * bits // 8,
+            size=self.elements(component) * bits // 8,
             memory=350 * _MB,
         )
 
@@ -291,21 +329,25 @@ class _Maker:
             memory=350 * _MB,
         )
 
-    def numeric(self, component: Component, export: str, fill: str, bits: int, label: str) -> str:
+    def numeric(self, component: Component, graph: str, fill: str, bits: int, label: str) -> str:
         floor = self.config.floor.get(component.name, FLOORS.get(bits))
-        full = fill if bits == 16 else self.fill(component, export, 16, label)
+        full = fill if bits == 16 else self.fill(component, graph, 16, label)
+        names = self.weight_files(component)
         package = FromStep(key=full, path="model.mlpackage")
         expected = self.add(
             kind="reference",
             params={
                 "component": component.name,
                 "config": dict(self.facts.configs[component.folder]),
-                "weights": self.steps[fill].params["weights"],
+                "weights": names,
                 "scheduler": dict(self.facts.scheduler),
                 "scaling_factor": self.facts.scaling_factor,
             },
             # The answer is the source's; of the package only its interface counts, which all variants share.
-            inputs={"source": self.steps[fill].inputs["source"], "package": self.interface(component, package)},
+            inputs={
+                "source": self.source(component.folder, names),
+                "package": self.interface(component, package),
+            },
             label=f"run {component.name} of the source",
             memory=_VERIFY_MEMORY[component.name],
             needs=_EXPORT_NEEDS,
@@ -407,6 +449,18 @@ class _Maker:
             files[name] = file.digest
         return FromSource(path=path, files=files)
 
+    def weight_files(self, component: Component) -> list[str]:
+        """Names of a component's weight files in its folder."""
+        paths = choose((file.path for file in self.snapshot.files), folder=component.folder)
+        return [path.removeprefix(f"{component.folder}/") for path in paths]
+
+    def elements(self, component: Component) -> int:
+        """Parameters of a component, at most: its files hold two bytes for each, or four, which only they know."""
+        paths = [f"{component.folder}/{name}" for name in self.weight_files(component)]
+        total = sum(file.size // 2 for path in paths if (file := self.snapshot.file(path)))
+        share = {"vae_decoder": 0.6, "vae_encoder": 0.45}.get(component.name, 1.0)  # two components in one file
+        return int(total * share)
+
     def add(self, *, label: str, **fields: Any) -> str:
         step = Step(version=VERSIONS[fields["kind"]], label=label, **fields)
         return self.steps.setdefault(step.key, step).key
@@ -434,10 +488,3 @@ def _latent(config: Config, facts: Facts) -> tuple[int, int]:
     if size is None:
         raise ConfigError("The UNet's config gives no sample_size.", hint="Give --latent-height and --latent-width.")
     return size
-
-
-def _elements(snapshot: Snapshot, weights: Iterable[str], component: Component) -> int:
-    """Parameters of a component, at most: its files hold two bytes for each, or four, which only they know."""
-    total = sum(file.size // 2 for path in weights if (file := snapshot.file(path)))
-    share = {"vae_decoder": 0.6, "vae_encoder": 0.45}.get(component.name, 1.0)  # two components in one file
-    return int(total * share)

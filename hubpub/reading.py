@@ -13,7 +13,7 @@ from typing import Any
 
 from hubpub.release import variant_of
 
-STEPS = ("export", "fill", "readback", "reference", "verify", "compile")
+STEPS = ("export", "plain", "fill", "readback", "reference", "verify", "compile")
 MAX_TEXT = 300  # characters of one value; a command may have ten times as many
 MAX_FILES, MAX_COMPONENTS, MAX_TENSORS = 4000, 24, 1500
 # Decibels beyond this say "the same" (200 stands for exact) and would flatten a chart.

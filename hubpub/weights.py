@@ -139,6 +139,36 @@ def match_names(available: Iterable[str], wanted: Iterable[str]) -> dict[str, st
     return found
 
 
+def fitting_names(
+    available: Iterable[str], wanted: Sequence[str], *, ignored: Sequence[str], component: str
+) -> dict[str, str]:
+    """match_names() of a network's tensors, all of which a source must hold, and no others but the `ignored` ones.
+
+    Raises BadWeights that names what is missing and what is not known.
+    """
+    available = tuple(available)
+    held = match_names(available, wanted)
+    missing = [name for name in wanted if name not in held]
+    spare = sorted(set(available) - set(held.values()))
+    unknown = sorted(set(spare) - ignored_names(spare, ignored))
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} of {len(wanted)} tensors are missing ({some(missing)})")
+    if unknown:
+        problems.append(f"{len(unknown)} tensors are not part of the network ({some(unknown)})")
+    if problems:
+        raise BadWeights(
+            f"The weights of the source's {component} do not fit its config: {'; '.join(problems)}.",
+            hint="Its config.json and its weights are not of the same model, or of a kind that hubpub does not know.",
+        )
+    return held
+
+
+def some(items: Sequence[str]) -> str:
+    """The first few of a list of names, and how many more there are."""
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
 def ignored_names(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
     """Those of `names` that one of the regular expressions matches wholly, as they are or in canonical()'s spelling."""
     expressions = [re.compile(pattern) for pattern in patterns]

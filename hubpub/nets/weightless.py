@@ -15,23 +15,22 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hubpub.errors import StepFailed
+from hubpub.errors import Unproven
 from hubpub.graph import Graph, GraphInfo, Reference, constants, main_block
 from hubpub.mil import schema_pb2 as schema
-from hubpub.nets.lowering import COREMLTOOLS_VERSION, compact, convert, lower
-from hubpub.nets.networks import Network, build, load
+from hubpub.nets.lowering import COREMLTOOLS_VERSION, compact, lower
+from hubpub.nets.networks import Network, build
 
 Array = np.ndarray[Any, Any]
 Params = Mapping[str, Any]
 Numbering = Callable[[int, tuple[int, ...]], Array]  # index and shape of a parameter → its stand-in
 
-_HINT = "This is a fault of hubpub or of the installed torch or coremltools; please report it with their versions."
+_HINT = "The weights can be converted the plain way; please report it, with the versions of torch and coremltools."
 
 # fp16 bit patterns from which stand-ins are drawn: normal, and not so near to zero that coremltools would take two
 # for one. 7 divides neither 1 nor any other literal's distance from the first, so no literal begins like a stand-in.
@@ -39,12 +38,12 @@ _FIRST_CODE, _CODES = 0x1400, 0x7C00 - 0x1400
 
 
 def export(params: Params) -> Graph:
-    """The proven graph for `params`; raises StepFailed where the proof fails."""
+    """The proven graph for `params`; raises Unproven where the proof fails."""
     network, small = build(params), _small(params)
     model, found = _lowered(network, params["target"], _numbered_rows)
     other, again = _lowered(build(small), small["target"], _numbered_columns)
     if consumers(other) != consumers(model):
-        raise StepFailed("The small network uses its weights in another way than the real one.", hint=_HINT)
+        raise Unproven("The small network uses its weights in another way than the real one.", hint=_HINT)
     info = GraphInfo(
         component=params["component"],
         params=dict(params),
@@ -57,24 +56,19 @@ def export(params: Params) -> Graph:
             "columns_seen_on": {key: small[key] for key in small if key in ("latent", "image", "batch", "attention")},
             "literals": dict(sorted(found.literals.items())),
         },
-        built_with={
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "coremltools": COREMLTOOLS_VERSION,
-            "numpy": np.__version__,
-        },
+        built_with=built_with(),
     )
     return Graph(model=model, info=info)
 
 
-def plain(params: Params, tensors: Mapping[str, torch.Tensor], package: Path) -> None:
-    """Write the package that coremltools itself makes of the network with real weights.
-
-    What a filled graph is compared with; it takes the memory and the time that a graph saves.
-    """
-    network = build(params)
-    load(network, tensors)
-    convert(network, params["target"], package)
+def built_with() -> dict[str, str]:
+    """Versions of what a graph's operations come from."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "coremltools": COREMLTOOLS_VERSION,
+        "numpy": np.__version__,
+    }
 
 
 def consumers(model: schema.Model) -> dict[str, list[str]]:
@@ -108,7 +102,7 @@ def _lowered(network: Network, target: str, numbered: Numbering) -> tuple[schema
     model = lower(network, target, finder.constant)
     if wrong := [name for name in shapes if finder.used[name] != 1]:
         counts = ", ".join(f"{name} ({finder.used[name]}×)" for name in wrong[:5])
-        raise StepFailed(f"{len(wrong)} of {len(shapes)} parameters are not used exactly once: {counts}.", hint=_HINT)
+        raise Unproven(f"{len(wrong)} of {len(shapes)} parameters are not used exactly once: {counts}.", hint=_HINT)
     return model, finder
 
 
@@ -125,12 +119,12 @@ class _Finder:
     def __post_init__(self) -> None:
         self.names = {float(value.flat[0]): name for name, value in self.values.items()}
         if len(self.names) < len(self.values):
-            raise StepFailed(f"Among {len(self.values)} stand-ins, two begin with the same number.", hint=_HINT)
+            raise Unproven(f"Among {len(self.values)} stand-ins, two begin with the same number.", hint=_HINT)
 
     def constant(self, where: str, value: Array) -> Reference | None:
         """The reference for a constant, None for a literal.
 
-        StepFailed where its numbers are in another order than the parameter's, or are nobody's.
+        Unproven where its numbers are in another order than the parameter's, or are nobody's.
         """
         if value.size == 1:
             return None
@@ -139,9 +133,9 @@ class _Finder:
             self.literals[self._literal(where, value)] += 1
             return None
         if not _same(value, self.values[name]):
-            raise StepFailed(f"The constant {where} holds the parameter {name} in another order.", hint=_HINT)
+            raise Unproven(f"The constant {where} holds the parameter {name} in another order.", hint=_HINT)
         if value.dtype != np.float16:
-            raise StepFailed(f"The constant {where}, parameter {name}, is {value.dtype}, not fp16.", hint=_HINT)
+            raise Unproven(f"The constant {where}, parameter {name}, is {value.dtype}, not fp16.", hint=_HINT)
         self.used[name] += 1
         return Reference(tensor=name, transform=self.transforms.get(name, ""))
 
@@ -152,7 +146,7 @@ class _Finder:
         for name, buffer in self.buffers.items():
             if value.shape == buffer.shape and np.array_equal(value, buffer.astype(value.dtype)):
                 return name
-        raise StepFailed(f"The constant {where} {value.shape} is neither a parameter nor a known literal.", hint=_HINT)
+        raise Unproven(f"The constant {where} {value.shape} is neither a parameter nor a known literal.", hint=_HINT)
 
 
 def _small(params: Params) -> dict[str, Any]:

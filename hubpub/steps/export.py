@@ -2,7 +2,8 @@
 
 A graph that is shipped is taken from there; for any other, torch and coremltools are
 needed. params: what architectures.export_params gives. inputs: none. out: graph.mlmodel
-and graph.json (hubpub/graph.py).
+and graph.json (hubpub/graph.py); nothing, where the graph cannot be proven: the answer is
+then why, and the plan goes the plain way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hubpub import graphs
+from hubpub.errors import Unproven
 from hubpub.graph import Graph, main_block
 
 KIND = "export"
@@ -20,13 +22,16 @@ VERSION = 1
 
 
 def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
-    """Write the graph for `params` into `out`; raises StepFailed where it cannot be proven.
+    """Write the graph for `params` into `out`.
 
     Measurements: numbers of operations, of constants and of references among them, and
-    whether the graph was `shipped`.
+    whether the graph was `shipped`; or only why it is `unproven`.
     """
     shipped = graphs.shipped(params)
-    graph = shipped or _exported(params)
+    try:
+        graph = shipped or _exported(params)
+    except Unproven as error:
+        return {"unproven": error.message}
     graph.save(out)
     operations = Counter(operation.type for operation in main_block(graph.model).operations)
     return {

@@ -27,7 +27,7 @@ from hubpub.mil import schema_pb2 as schema
 from hubpub.mil.blob import NUMPY_DTYPES, BlobWriter
 from hubpub.mil.package import MODEL, WEIGHT_BIN, WEIGHT_REFERENCE, WEIGHTS, serialize, write_manifest
 from hubpub.mil.values import decode, dimensions, encode, string_value, tensor_type, tensor_value
-from hubpub.weights import Weights, ignored_names, match_names, open_weights
+from hubpub.weights import Weights, fitting_names, open_weights, some
 
 KIND = "fill"
 VERSION = 2
@@ -162,7 +162,7 @@ def _plan(graph: Graph, weights: Weights, *, bits: int, component: str) -> list[
             )
     if wrong:
         raise BadWeights(
-            f"The source's {component} has tensors of another shape than its config says: {_some(wrong)}.",
+            f"The source's {component} has tensors of another shape than its config says: {some(wrong)}.",
             hint="Its config.json and its weights are not of the same model.",
         )
     return planned
@@ -173,27 +173,8 @@ def _match(references: Iterable[Reference], weights: Weights, info: GraphInfo) -
     wanted = [reference.tensor for reference in references]
     twice = sorted({name for name in wanted if wanted.count(name) > 1})
     if twice:
-        raise BadPackage(f"The graph uses source tensors more than once: {_some(twice)}.")
-    held = match_names(weights.names(), wanted)
-    missing = [name for name in wanted if name not in held]
-    spare = sorted(set(weights.names()) - set(held.values()))
-    unknown = sorted(set(spare) - ignored_names(spare, info.ignored))
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} of {len(wanted)} tensors are missing ({_some(missing)})")
-    if unknown:
-        problems.append(f"{len(unknown)} tensors are not part of the network ({_some(unknown)})")
-    if problems:
-        raise BadWeights(
-            f"The weights of the source's {info.component} do not fit its config: {'; '.join(problems)}.",
-            hint="Its config.json and its weights are not of the same model, or of a kind that hubpub does not know.",
-        )
-    return held
-
-
-def _some(items: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+        raise BadPackage(f"The graph uses source tensors more than once: {some(twice)}.")
+    return fitting_names(weights.names(), wanted, ignored=info.ignored, component=info.component)
 
 
 def _significant(shape: Sequence[int]) -> tuple[int, ...]:

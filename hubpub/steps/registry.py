@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, cast
 
 KINDS: Final = {
     "export": "hubpub.steps.export",
+    "plain": "hubpub.steps.plain",
     "fill": "hubpub.steps.fill",
     "readback": "hubpub.steps.readback",
     "reference": "hubpub.steps.reference",
@@ -22,6 +23,7 @@ KINDS: Final = {
 # planning must not import the modules (some load torch); a test holds the two together.
 VERSIONS: Final = {
     "export": 1,
+    "plain": 1,
     "fill": 2,
     "readback": 1,
     "reference": 1,

@@ -18,7 +18,7 @@ from hubpub.outcome import Outcome, manifest
 from hubpub.release import Release, merge
 from hubpub.step import FromSource, FromStep, Step
 from hubpub.store import Entry, sha256
-from hubpub.verbs.prepare import Prepared, Session, flags, preflight, prepare
+from hubpub.verbs.prepare import Prepared, Session, flags, preflight, prepare, replanned
 from hubpub.weights import open_weights
 
 
@@ -54,12 +54,25 @@ def convert(
 def make(prepared: Prepared, session: Session, *, out: Path | None = None) -> Outcome:
     """Execute a plan; what the store has is not made again."""
     preflight(prepared, session, out=out)
+    graphs = _build_graphs(prepared, session)
+    proven, prepared = prepared, replanned(prepared, session.store)
+    if prepared.plan != proven.plan:
+        preflight(prepared, session, out=out)
+    for planned in prepared.plan.components:
+        if planned.plain:
+            session.report.warn(f"{prepared.plan.step(planned.plain).label}.")
     plan, store = prepared.plan, session.store
     missing = prepared.missing(store)
     folder = prepared.opened.folder(plan.source_files(missing), session.report.transfer)
     _open_weights(missing, folder)
     entries = execute(
-        plan.steps, store=store, source=folder, jobs=session.jobs, memory=session.memory, report=session.report
+        plan.steps,
+        store=store,
+        source=folder,
+        jobs=session.jobs,
+        memory=session.memory,
+        report=session.report,
+        done=graphs,
     )
     return Outcome(
         plan=plan,
@@ -67,7 +80,7 @@ def make(prepared: Prepared, session: Session, *, out: Path | None = None) -> Ou
         snapshot=prepared.snapshot,
         artifacts=tuple(_artifacts(prepared, entries, folder)),
         entries=entries,
-        made=frozenset(step.key for step in missing),
+        made=frozenset(step.key for step in missing) | graphs.keys(),
         run=run_facts(),
     )
 
@@ -93,11 +106,23 @@ def write(outcome: Outcome, out: Path, session: Session) -> Receipt:
     return send(destination, made, base=base, progress=session.report.transfer)
 
 
+def _build_graphs(prepared: Prepared, session: Session) -> dict[str, Entry]:
+    """Export what is neither shipped nor in the store, before anything else: what comes after depends on the proofs."""
+    return execute(
+        [step for step in prepared.missing(session.store) if step.kind == "export" and step.heavy],
+        store=session.store,
+        source=None,
+        jobs=session.jobs,
+        memory=session.memory,
+        report=session.report,
+    )
+
+
 def _open_weights(missing: Iterable[Step], folder: Path) -> None:
     """Look into every weight file that will be read: what is damaged or unsafe is found before minutes of work."""
     for step in missing:
         source = step.inputs.get("source")
-        if step.kind == "fill" and isinstance(source, FromSource):
+        if step.kind in ("fill", "plain") and isinstance(source, FromSource):
             open_weights([folder / source.path / name for name in step.params["weights"]]).close()
 
 

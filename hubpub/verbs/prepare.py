@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -110,15 +110,28 @@ def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
     snapshot = opened.pin(source_files(config, facts, opened.paths()))
     destination = config.to or default_destination(owner or "local", source.name, config.bits)
     check_repo_id(destination)
-    plan = make_plan(
-        config,
-        facts,
-        snapshot,
-        destination=destination,
-        verify=config.verify or ("numeric" if find_spec("torch") else "weights"),
-        compiler="portable" if config.compiler == "auto" else config.compiler,
+    plan = _plan(config, facts, snapshot, destination=destination)
+    prepared = Prepared(config=config, opened=opened, facts=facts, snapshot=snapshot, plan=plan)
+    return replanned(prepared, session.store)
+
+
+def replanned(prepared: Prepared, store: Store) -> Prepared:
+    """The same, where the store knows of graphs that cannot be proven: with a plan that goes round them."""
+    unproven = {
+        step.key: str(entry.measurements["unproven"])
+        for step in prepared.plan.steps
+        if step.kind == "export" and (entry := cached(store, step)) and "unproven" in entry.measurements
+    }
+    if not unproven:
+        return prepared
+    plan = _plan(
+        prepared.config,
+        prepared.facts,
+        prepared.snapshot,
+        destination=prepared.plan.destination,
+        unproven=unproven,
     )
-    return Prepared(config=config, opened=opened, facts=facts, snapshot=snapshot, plan=plan)
+    return replace(prepared, plan=plan)
 
 
 def preflight(prepared: Prepared, session: Session, *, out: Path | None = None) -> None:
@@ -134,6 +147,26 @@ def preflight(prepared: Prepared, session: Session, *, out: Path | None = None) 
         raise PreflightError(
             f"{len(problems)} things are in the way:{listing}", hint="Nothing was started.", problems=problems
         )
+
+
+def _plan(
+    config: Config,
+    facts: Facts,
+    snapshot: Snapshot,
+    *,
+    destination: str,
+    unproven: Mapping[str, str] | None = None,
+) -> Plan:
+    """The plan for this machine."""
+    return make_plan(
+        config,
+        facts,
+        snapshot,
+        destination=destination,
+        verify=config.verify or ("numeric" if find_spec("torch") else "weights"),
+        compiler="portable" if config.compiler == "auto" else config.compiler,
+        unproven=unproven,
+    )
 
 
 def _check_licence(config: Config, facts: Facts, source: sources.Source) -> None:

@@ -62,6 +62,13 @@ class Published:
         """Whether the repo already holds this release."""
         return self.receipt.nothing_to_do
 
+    @property
+    def plain(self) -> dict[str, str]:
+        """Components that were converted the plain way, and why."""
+        components = (self.manifest or {}).get("components", {})
+        conversions = {name: component.get("conversion", {}) for name, component in components.items()}
+        return {name: str(one["reason"]) for name, one in conversions.items() if one.get("kind") == "plain"}
+
     def to_json(self) -> dict[str, Any]:
         """The receipt for programs."""
         receipt = self.receipt
@@ -77,6 +84,7 @@ class Published:
             "sent_bytes": receipt.sent_bytes,
             "counts": dict(receipt.operations),
             "steps_to_do": list(self.steps_to_do),
+            "plain": self.plain,
             "operations": [
                 {"action": operation.action, "path": operation.path, "bytes": operation.size}
                 for operation in changes(self.operations)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_modules import FOLDERS, params, psnr, state
 
 from hubpub import runtime
-from hubpub.errors import StepFailed
+from hubpub.errors import Unproven
 from hubpub.graph import Graph, Reference, main_block
 from hubpub.mil import schema_pb2 as schema
 from hubpub.mil.blob import BlobReader
@@ -211,7 +211,7 @@ def test_a_planted_transpose_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         self.k_proj = Transposed(64, 64, device="meta")
 
     monkeypatch.setattr(SelfAttention, "__init__", planted)
-    with pytest.raises(StepFailed, match=r"k_proj"):
+    with pytest.raises(Unproven, match=r"k_proj"):
         weightless.export(params("text_encoder"))
 
 
@@ -233,14 +233,14 @@ def test_planted_permutations_of_single_axes_are_caught(monkeypatch: pytest.Monk
 
         with monkeypatch.context() as patch:
             patch.setattr(SelfAttention, "__init__", planted)
-            with pytest.raises(StepFailed):
+            with pytest.raises(Unproven):
                 weightless.export(params("text_encoder"))
 
 
 def test_a_duplicated_stand_in_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = weightless._codes
     monkeypatch.setattr(weightless, "_codes", lambda index, count: codes(0 if index == 9 else index, count))
-    with pytest.raises(StepFailed, match="two begin with the same number"):
+    with pytest.raises(Unproven, match="two begin with the same number"):
         weightless.export(params("text_encoder"))
 
 
@@ -254,17 +254,19 @@ def test_a_parameter_used_twice_or_never_is_caught(monkeypatch: pytest.MonkeyPat
     for forward in (twice, never):
         with monkeypatch.context() as patch:
             patch.setattr("hubpub.nets.clip.Mlp.forward", forward)
-            with pytest.raises(StepFailed):
+            with pytest.raises(Unproven):
                 weightless.export(params("text_encoder"))
 
 
-def test_an_unknown_literal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_literal_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def shifted(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.fc1(x) + torch.linspace(0, 1, 256))
 
     monkeypatch.setattr("hubpub.nets.clip.Mlp.forward", shifted)
-    with pytest.raises(StepFailed, match="neither a parameter nor a known literal"):
+    with pytest.raises(Unproven, match="neither a parameter nor a known literal"):
         weightless.export(params("text_encoder"))
+    assert "known literal" in export.run(params("text_encoder"), {}, tmp_path)["unproven"]
+    assert not list(tmp_path.iterdir()), "no graph that could be taken for a proven one"
 
 
 @pytest.mark.parametrize("numbered", [weightless._numbered_rows, weightless._numbered_columns])
@@ -344,7 +346,9 @@ def test_a_filled_graph_is_what_coremltools_makes_of_the_weights(
     # Sources are rounded to fp16 before anything else, as Apple's converter does.
     halved = {name: tensor.half().float() for name, tensor in state(component, generation).items()}
     plain = tmp_path / "plain.mlpackage"
-    weightless.plain(given, halved, plain)
+    network = networks.build(given)
+    networks.load(network, halved)
+    lowering.convert(network, given["target"], plain)
     filled = _filled(tmp_path, component, generation, **knobs)
     ours, theirs = _program(filled), _program(plain)
     assert [step[0] for step in ours] == [step[0] for step in theirs]

@@ -11,7 +11,7 @@ from sources import make_source
 from hubpub.config import effective
 from hubpub.errors import BadWeights, LicenceMissing, SourceError, UnknownArchitecture
 from hubpub.plan import Plan
-from hubpub.step import FromSource
+from hubpub.step import FromSource, FromStep
 from hubpub.store import Store
 from hubpub.verbs.prepare import Session, prepare
 
@@ -133,3 +133,31 @@ def test_a_damaged_config_is_named(tmp_path: Path, session: Session) -> None:
     (folder / "unet" / "config.json").write_text("<html>")
     with pytest.raises(SourceError, match=r"unet/config\.json"):
         _plan(folder, session)
+
+
+def test_a_graph_that_cannot_be_proven_is_gone_round(source: Path, session: Session) -> None:
+    proven = _plan(source, session, verify="numeric")
+    export = next(step for step in proven.steps if step.label.startswith("graph of unet original"))
+    out = session.store.work_folder(export.key)
+    session.store.commit(
+        export.key, out, kind="export", label=export.label, measurements={"unproven": "Two are one."}, seconds=1.0
+    )
+    plan = _plan(source, session, verify="numeric")
+    [plain] = (step for step in plan.steps if step.kind == "plain")
+    assert plain.label == "unet original, converted the plain way (Two are one)"
+    assert plain.heavy
+    assert plain.memory > 10 * plain.size / 2
+    planned = next(one for one in plan.components if (one.component.name, one.attention) == ("unet", "original"))
+    assert planned.plain == plain.key
+    for step in (plan.step(planned.fill), plan.step(planned.readback or "")):
+        assert step.inputs["graph"] == FromStep(key=plain.key)
+        assert step.inputs["source"] == FromStep(key=plain.key)
+    # What the source itself computes is asked of the source's own files, as ever; and nothing else is another.
+    assert _keys(plan, "reference") == _keys(proven, "reference") - _unet_reference(proven) | _unet_reference(plan)
+    assert _keys(plan, "export") == _keys(proven, "export")
+    others = {step.key for step in proven.steps if "unet" not in step.label and step.kind != "archive"}
+    assert others <= {step.key for step in plan.steps}
+
+
+def _unet_reference(plan: Plan) -> set[str]:
+    return {step.key for step in plan.steps if step.label == "run unet of the source"}
