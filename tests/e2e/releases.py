@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import random
+import shutil
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hubpub.artifact import Artifact
+from hubpub.destinations import send
+from hubpub.destinations.folder import FolderDestination
 from hubpub.release import Release, merge, variant_of
+from tests import manifests
 
 REPO = "me/coreml-tiny-palettized"
 CARD = "---\nlicense: creativeml-openrail-m\ntags: [core-ml]\n---\n# Tiny\n"
@@ -93,3 +99,26 @@ def release(
         card=card,
         message="Tiny as Core ML: two attentions\n\nMade in a test.",
     )
+
+
+def converted(folder: Path, *attentions: str, seed: object = 0) -> str:
+    """A folder as `hubpub convert` leaves it, of packages that nobody can load."""
+    files = {
+        f"{attention}/packages/{name}": content
+        for attention in attentions
+        for name, content in (
+            ("A.mlpackage/Data/weight.bin", noise((seed, attention), 60_000)),
+            ("A.mlpackage/Manifest.json", json.dumps({"seed": repr(seed)}).encode()),
+            ("vocab.json", b"{}"),
+        )
+    }
+    made = release(folder.with_name(f"{folder.name}-files"), files)
+    full = manifests.manifest()
+    told = {key: made.manifest[key] for key in ("repo_id", "files", "run")}
+    told["variants"] = {f"{attention}/packages": {"files": 3, "size": 60_000} for attention in attentions}
+    settings = {**full["settings"], "attention": list(attentions)}
+    shutil.rmtree(folder, ignore_errors=True)
+    destination = FolderDestination(folder)
+    whole = replace(made, manifest={**full, **told, "settings": settings}, card=CARD)
+    send(destination, whole, base=destination.current())
+    return str(folder)

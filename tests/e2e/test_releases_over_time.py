@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,9 @@ from typer.testing import CliRunner, Result
 from hubpub import signing
 from hubpub.artifact import MANIFEST, SIGNATURE
 from hubpub.cli.app import app
-from hubpub.destinations import send
-from hubpub.destinations.folder import FolderDestination
 from hubpub.hub import Hub
 from hubpub.localhub import LocalHub
-from tests import manifests
-from tests.e2e.releases import CARD, REPO, noise, release
+from tests.e2e.releases import REPO, converted
 
 pytest.importorskip("sigstore")
 
@@ -51,29 +47,6 @@ def identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(signing.TRUST, str(trust))
         monkeypatch.setenv(signing.TOKEN, token())
         yield
-
-
-def converted(folder: Path, *attentions: str, seed: object = 0) -> str:
-    """A folder as `hubpub convert` leaves it, of packages that nobody can load."""
-    files = {
-        f"{attention}/packages/{name}": content
-        for attention in attentions
-        for name, content in (
-            ("A.mlpackage/Data/weight.bin", noise((seed, attention), 60_000)),
-            ("A.mlpackage/Manifest.json", json.dumps({"seed": repr(seed)}).encode()),
-            ("vocab.json", b"{}"),
-        )
-    }
-    made = release(folder.with_name(f"{folder.name}-files"), files)
-    full = manifests.manifest()
-    told = {key: made.manifest[key] for key in ("repo_id", "files", "run")}
-    told["variants"] = {f"{attention}/packages": {"files": 3, "size": 60_000} for attention in attentions}
-    settings = {**full["settings"], "attention": list(attentions)}
-    shutil.rmtree(folder, ignore_errors=True)
-    destination = FolderDestination(folder)
-    whole = replace(made, manifest={**full, **told, "settings": settings}, card=CARD)
-    send(destination, whole, base=destination.current())
-    return str(folder)
 
 
 def there(hub: Hub, revision: str | None = None) -> dict[str, str]:
