@@ -32,7 +32,7 @@ Kind = Literal[
     "corrupt-upload",
     "stale",
     "lost",
-    "call",
+    "watch",
 ]
 
 
@@ -45,7 +45,7 @@ class Fault:
     `rate` alone · `status` answer `status`, with Retry-After where `retry_after` is set ·
     `corrupt` flip a bit of the answer's byte `at` · `corrupt-upload` flip a bit of the request's byte `at` · `stale`
     somebody else commits just before · `lost` do everything, then cut the connection instead of answering ·
-    `call` `then` once more than `at` bytes of both bodies have passed, at the latest before the answer ends.
+    `watch` none: `heard` is told the size of every piece of both bodies, and whether the answer ends with it.
     rate: bytes a second that the bodies pass at, whatever the kind.
     method, path: which requests (`path` is a regular expression, searched for in the path).
     skip, times, chance: let the first `skip` pass, then hit `times` of them (None: all), each with this chance.
@@ -62,7 +62,7 @@ class Fault:
     rate: float = math.inf
     status: int = 503
     retry_after: int | None = None
-    then: Callable[[], None] = lambda: None
+    heard: Callable[[int, bool], None] = lambda size, ends: None
 
 
 class Faults:
@@ -116,7 +116,7 @@ async def suffer(
 ) -> None:
     """Handle one request under a fault. `intrude` makes the commit of somebody else."""
     if fault.rate < math.inf:
-        receive, send = _passing(receive, send, lambda size, _: asyncio.sleep(size / fault.rate))
+        receive, send = _throttled(receive, send, fault.rate)
     match fault.kind:
         case "refuse":
             _cut(transport)
@@ -134,8 +134,8 @@ async def suffer(
             await handle(_flipping_receive(receive, fault.at), send)
         case "throttle":
             await handle(receive, send)
-        case "call":
-            await handle(*_passing(receive, send, _once(fault)))
+        case "watch":
+            await handle(*_watched(receive, send, fault.heard))
         case "reset" | "truncate":
             await handle(receive, _stopping(send, fault, transport))
         case "lost":
@@ -187,35 +187,31 @@ def _flipping_receive(receive: Receive, at: int) -> Receive:
     return flipping
 
 
-def _passing(receive: Receive, send: Send, heard: Callable[[int, bool], Awaitable[None]]) -> tuple[Receive, Send]:
-    """The same two, where `heard` is told the size of every piece of a body, and whether the answer ends with it."""
-
+def _throttled(receive: Receive, send: Send, rate: float) -> tuple[Receive, Send]:
     async def receiving() -> Message:
         message = await receive()
-        await heard(len(message.get("body", b"")), False)
+        await asyncio.sleep(len(message.get("body", b"")) / rate)
         return message
 
     async def sending(message: Message) -> None:
-        is_body = message["type"] == "http.response.body"
-        await heard(len(message.get("body", b"")), is_body and not message.get("more_body", False))
+        await asyncio.sleep(len(message.get("body", b"")) / rate)
         await send(message)
 
     return receiving, sending
 
 
-def _once(fault: Fault) -> Callable[[int, bool], Awaitable[None]]:
-    left: int | None = fault.at
+def _watched(receive: Receive, send: Send, heard: Callable[[int, bool], None]) -> tuple[Receive, Send]:
+    async def receiving() -> Message:
+        message = await receive()
+        heard(len(message.get("body", b"")), False)
+        return message
 
-    async def heard(size: int, ends: bool) -> None:
-        nonlocal left
-        if left is None:
-            return
-        left -= size
-        if left < 0 or ends:
-            left = None
-            fault.then()
+    async def sending(message: Message) -> None:
+        ends = message["type"] == "http.response.body" and not message.get("more_body", False)
+        heard(len(message.get("body", b"")), ends)
+        await send(message)
 
-    return heard
+    return receiving, sending
 
 
 def _stopping(send: Send, fault: Fault, transport: asyncio.Transport) -> Send:
