@@ -78,9 +78,9 @@ def execute(
         else:
             run.done[step.key] = entry
             report.step_cached(step, entry)
+    report.to_do(waiting)
     if not waiting:
         return run.done
-    report.to_do(waiting)
     with _stopped_at_the_end(run), selectors.DefaultSelector() as selector:
         while waiting or any(worker.step for worker in run.workers):
             for step in _ready(waiting, run, jobs=jobs, memory=memory):

@@ -29,11 +29,11 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """A sentence that somebody should read."""
 
-    def to_do(self, steps: Sequence[Step]) -> None:
-        """These steps will be made, in some order."""
-
     def step_cached(self, step: Step, entry: Entry) -> None:
         """A step was done by an earlier run."""
+
+    def to_do(self, steps: Sequence[Step]) -> None:
+        """These steps, the others of a plan, will be made, in some order."""
 
     def step_started(self, step: Step) -> None:
         """A step begins."""
@@ -82,6 +82,7 @@ class Lines(Quiet):
 
     def __init__(self) -> None:
         self._said = 0.0
+        self._cached = 0
         self._finished: set[str] = set()  # labels of transfers that have come to their end
 
     def line(self, text: str) -> None:
@@ -89,8 +90,14 @@ class Lines(Quiet):
         print(text, file=sys.stderr, flush=True)
 
     def step_cached(self, step: Step, entry: Entry) -> None:
-        """A line that says so."""
-        self.line(f"  done before  {step.label}")
+        """Counted: a line each would hide what is new."""
+        self._cached += 1
+
+    def to_do(self, steps: Sequence[Step]) -> None:
+        """A line that says how many steps were done before, where any were."""
+        if self._cached:
+            self.line(_done_before(self._cached, len(steps)))
+        self._cached = 0
 
     def step_done(self, step: Step, entry: Entry) -> None:
         """A line with seconds, bytes and peak memory."""
@@ -118,6 +125,7 @@ class Live(Quiet):
         self._overall: TaskID | None = None
         self._left: dict[str, int] = {}  # bytes that each step is expected to write still
         self._steps = self._bytes = 0  # of all of them
+        self._cached = 0
 
     def line(self, text: str) -> None:
         """The sentence, above the bars."""
@@ -127,16 +135,21 @@ class Live(Quiet):
         """The sentence, in yellow."""
         self._console.print(f"[yellow]Warning:[/] {text}", highlight=False)
 
+    def step_cached(self, step: Step, entry: Entry) -> None:
+        """Counted."""
+        self._cached += 1
+
     def to_do(self, steps: Sequence[Step]) -> None:
-        """The bar of all steps, by what they are expected to write."""
+        """A grey line of how many were done before; the bar of all others, by what they are expected to write."""
+        if self._cached:
+            self._console.print(f"[dim]{_done_before(self._cached, len(steps))}[/]", highlight=False)
+        self._cached = 0
+        if not steps:
+            return
         self._left = {step.key: step.size for step in steps}
         self._steps, self._bytes = len(steps), sum(self._left.values())
         self._overall = self._progress.add_task("", total=self._bytes or None)
         self._move()
-
-    def step_cached(self, step: Step, entry: Entry) -> None:
-        """A grey line."""
-        self._console.print(f"[dim]  done before  {step.label}[/]", highlight=False)
 
     def step_started(self, step: Step) -> None:
         """A bar of its own."""
@@ -233,6 +246,10 @@ def table(rows: Sequence[Mapping[str, str]], *, right: frozenset[str] = frozense
         return "  ".join(cells).rstrip()
 
     return "\n".join([put({name: name for name in names}), *map(put, rows)])
+
+
+def _done_before(cached: int, to_do: int) -> str:
+    return f"  {cached} of {cached + to_do} steps were done before"
 
 
 def _measured(entry: Entry) -> str:

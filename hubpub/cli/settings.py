@@ -35,15 +35,22 @@ def models(source: str | None, config: Path | None, given: Mapping[str, Any]) ->
                 "--to names one repo, and the config file lists several models.", hint="Name the source as well."
             )
         return [effective(model, given) for model in listed or ({},)]
-    found = next((model for model in listed if model.get("source") == source), {})
-    return [effective(found, {**given, "source": source})]
+    found = [model for model in listed if Path(str(model.get("source"))) == Path(source)]
+    if "to" in given and len(found) > 1:  # one source at several widths
+        found = [model for model in found if model.get("to") == given["to"]]
+        if not found:
+            raise ConfigError(
+                f"The config file lists {source} several times, and none goes to {given['to']}.",
+                hint="Write that destination there as well, with what is to be made for it.",
+            )
+    return [effective(model, {**given, "source": source}) for model in found or ({},)]
 
 
 def model(source: str | None, config: Path | None, given: Mapping[str, Any]) -> Config:
     """The one model that a command works on."""
     listed = models(source, config, given)
     if len(listed) > 1:
-        raise ConfigError("The config file lists several models.", hint="Name the source of one of them.")
+        raise ConfigError("The config file lists several models.", hint="Name the source of one of them, or its --to.")
     return listed[0]
 
 

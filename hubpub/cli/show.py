@@ -72,6 +72,9 @@ def _show_dry_run(published: Published) -> None:
         typer.echo(f"\n{len(published.steps_to_do)} steps would be made first (`hubpub plan` shows them).")
         return
     same = len(published.operations) - len(changed)
+    if not changed:
+        typer.echo(f"Nothing would change: {published.receipt.repo_id} already holds this release ({same} files).")
+        return
     size = human(published.receipt.planned_bytes)
     typer.echo(f"\n{len(changed)} files would change ({size} to send), {same} stay as they are.")
 

@@ -56,7 +56,9 @@ def _bars(live: Live) -> list[str]:
 def test_a_terminal_sees_all_steps_and_each(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = _step("unet, 6-bit", 3_000_000), _step("archive original", 1_000_000)
     with shown_live(monkeypatch) as (live, terminal):
+        live.step_cached(second, _entry(second))
         live.to_do([first, second])
+        assert "1 of 3 steps were done before" in terminal.getvalue()
         live.step_started(first)
         live.step_progress(first, 2_000_000)
         overall, step = _bars(live)
@@ -92,10 +94,15 @@ def test_a_log_gets_lines_and_quiet_nothing(capsys: pytest.CaptureFixture[str]) 
     for quiet, kind in ((False, Lines), (True, Quiet)):
         with reporter(quiet=quiet) as made:
             assert type(made) is kind
+            made.step_cached(step, _entry(step))
+            made.step_cached(step, _entry(step))
             made.to_do([step])
             made.step_started(step)
             made.step_progress(step, 5)
             made.step_done(step, _entry(step))
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.splitlines() == ["        1.5 s  unet, 6-bit  (0 B, peak 180.0 MB)"]
+    assert told.err.splitlines() == [
+        "  2 of 3 steps were done before",
+        "        1.5 s  unet, 6-bit  (0 B, peak 180.0 MB)",
+    ]

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from hubpub.cli import settings
 from hubpub.cli.app import app
 from hubpub.config import Config
 from hubpub.destinations import Receipt
-from hubpub.errors import CannotWrite, ParityTooLow, SourceNotFound
+from hubpub.errors import CannotWrite, ConfigError, ParityTooLow, SourceNotFound
 from hubpub.release import Operation
 from hubpub.summary import markdown, outputs, write
 from hubpub.verbs import publish as verb
@@ -236,3 +237,49 @@ def test_a_page_fits_into_a_comment(tmp_path: Path) -> None:
     page = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert len(page) < 65536
     assert "and 2940 more" in page
+
+
+# -- which of a file's models ----------------------------------------------------------------------------------
+
+_TWO_WIDTHS = """
+[[models]]
+source = "./mine"
+to = "me/six"
+[[models]]
+source = "./mine"
+to = "me/eight"
+bits = 8
+[[models]]
+source = "a/b"
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "chosen"),
+    [
+        (None, {}, ["me/six", "me/eight", None]),
+        ("./mine", {}, ["me/six", "me/eight"]),
+        ("mine", {}, ["me/six", "me/eight"]),
+        ("./mine", {"to": "me/eight"}, ["me/eight"]),
+        ("a/b", {"to": "me/b"}, ["me/b"]),
+        ("c/d", {}, [None]),
+    ],
+)
+def test_a_source_means_all_models_that_are_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, given: dict[str, Any], chosen: list[str | None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hubpub.toml").write_text(_TWO_WIDTHS, encoding="utf-8")
+    found = settings.models(source, None, given)
+    assert [model.to for model in found] == chosen
+    assert all(model.bits == (8 if model.to == "me/eight" else 6) for model in found)
+    if len(chosen) > 1:
+        with pytest.raises(ConfigError, match="several models"):
+            settings.model(source, None, given)
+
+
+def test_a_destination_that_none_of_them_has_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hubpub.toml").write_text(_TWO_WIDTHS, encoding="utf-8")
+    with pytest.raises(ConfigError, match="several times, and none goes to me/four"):
+        settings.models("./mine", None, {"to": "me/four"})
