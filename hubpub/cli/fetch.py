@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from hubpub.cli import settings
 
 if TYPE_CHECKING:
     from hubpub.signing import Wanted
+    from hubpub.verbs.measure import Measured
 
 Repo = Annotated[
     str | None, typer.Argument(help="Repo id; by default the one that hubpub.toml names.", show_default=False)
@@ -25,6 +27,11 @@ Identity = Annotated[
 ]
 Issuer = Annotated[
     str | None, typer.Option("--issuer", help="Who must have vouched for the signer: address of an OIDC issuer.")
+]
+
+ComparedSource = Annotated[
+    str | None,
+    typer.Option("--source", metavar="SOURCE", help="Run the packages and this source, and compare the numbers."),
 ]
 
 
@@ -145,6 +152,8 @@ def verify(
     verify_signature: VerifySignature = None,
     identity: Identity = None,
     issuer: Issuer = None,
+    source: ComparedSource = None,
+    floor: shared.Floors = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
     json: shared.Json = False,
@@ -152,20 +161,49 @@ def verify(
 ) -> None:
     """Check a release again: every digest, the structure, which bundle belongs to which package, what apps need.
 
-    Example: hubpub verify models/coreml-openjourney-v4-palettized_original_packages
+    Example: hubpub verify models/coreml-openjourney-v4-palettized_original_packages --source prompthero/openjourney-v4
     """
+    from hubpub.verbs import measure
     from hubpub.verbs import verify as verb
 
     with settings.session(endpoint=endpoint, token=token, quiet=json) as session:
         signed_by = _signed_by(bool(verify_signature), identity, issuer)
+        floors = settings.floors(floor or ())
         verified = verb.check(target, session=session, revision=revision, signed_by=signed_by)
+        measured = (
+            measure.measure(target, source, session=session, revision=revision, floors=floors)
+            if source is not None and not verified.findings
+            else ()
+        )
     if json:
-        shared.print_json(verified.to_json())
+        numbers = {"measured": [one.to_json() for one in measured]} if source is not None else {}
+        shared.print_json({**verified.to_json(), **numbers})
     else:
         for finding in verified.findings:
             typer.echo(f"{finding.path} {finding.problem}", err=True)
         typer.echo(verified.summary)
+        if measured:
+            typer.echo("\n" + _numbers(measured))
     verb.raise_findings(verified)
+    measure.raise_low(measured)
+
+
+def _numbers(measured: Iterable[Measured]) -> str:
+    from hubpub.report import table
+
+    rows = [
+        {
+            "component": one.component,
+            "variant": ", ".join(name.rpartition("/")[0] or "." for name in one.packages),
+            "bits": str(one.bits),
+            "compared with": one.against.rpartition("/")[0] or one.against,
+            "PSNR": f"{min(one.psnr, 200):.1f} dB",
+            "floor": "–" if one.floor is None else f"{one.floor:g} dB",
+            "": "" if one.passed else "too low",
+        }
+        for one in measured
+    ]
+    return table(rows, right=frozenset({"bits", "PSNR", "floor"}))
 
 
 def audit(

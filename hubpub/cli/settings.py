@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ def flags(**given: Any) -> dict[str, Any]:
     """Options as settings: what was not given is left out."""
     settings = {key: value for key, value in given.items() if value is not None}
     if "floor" in settings:
-        settings["floor"] = dict(_floor(text) for text in settings["floor"])
+        settings["floor"] = floors(settings["floor"])
     if "template" in settings:
         settings["template"] = str(settings["template"])
     return settings
@@ -113,6 +113,11 @@ def session(
             # Sources still come from the real Hub, with the user's own token; the embedded one has its own.
             given = {"endpoint": hub.endpoint, "token": hub.token, "separate_source": True, "source_token": token}
         yield Session.open(report=report, jobs=jobs, memory=int(memory * 1e9) if memory is not None else None, **given)
+
+
+def floors(texts: Iterable[str]) -> dict[str, float]:
+    """COMPONENT=DB, as options give it, as decibels by component."""
+    return dict(_floor(text) for text in texts)
 
 
 def _floor(text: str) -> tuple[str, float]:

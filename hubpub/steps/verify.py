@@ -17,7 +17,7 @@ missed are the runs repeated to see which layers lose most.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hubpub.errors import ParityTooLow
+from hubpub.errors import BadPackage, ParityTooLow
 from hubpub.runtime.measure import psnr
 from hubpub.runtime.model import Model, load
 from hubpub.runtime.samples import SEED
@@ -34,6 +34,7 @@ KIND = "verify"
 VERSION = 1
 
 Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 Precision = Literal["fp16", "fp32"]
 
 _SAMPLES = 256  # elements kept of each intermediate value
@@ -49,7 +50,7 @@ def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dic
     numbers and the layers that lose most, also where anything is NaN or infinite.
     """
     package, full = inputs["package"], inputs["full"]
-    arrays, expected = _read(inputs["expected"] / "reference.npz")
+    arrays, expected = read_reference(inputs["expected"] / "reference.npz")
     found = {
         "graph": _measure(full, arrays, expected, precision="fp32"),
         "fp16": _measure(full, arrays, expected, precision="fp16"),
@@ -58,11 +59,11 @@ def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dic
     found["package"] = found["fp16"] if same else _measure(package, arrays, expected, precision="fp16")
     floors = {"graph": params["floor_graph"], "fp16": params["floor_fp16"], "package": params["floor"]}
     for which, numbers in found.items():
-        lowest, floor = _lowest(numbers), floors[which]
-        if math.isnan(lowest) or (floor is not None and lowest < floor):
+        least, floor = lowest(numbers), floors[which]
+        if math.isnan(least) or (floor is not None and least < floor):
             path = package if which == "package" else full
-            raise _too_low(params, which, lowest, floor, path=path, full=full, arrays=arrays)
-    values = {which: _lowest(numbers) for which, numbers in found.items()}
+            raise _too_low(params, which, least, floor, path=path, full=full, arrays=arrays)
+    values = {which: lowest(numbers) for which, numbers in found.items()}
     summary = f"{values['fp16']:.1f} dB at fp16, {values['graph']:.1f} dB in fp32"
     if not same:
         summary = f"{values['package']:.1f} dB at {params['bits']} bits, {summary}"
@@ -79,7 +80,7 @@ def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dic
     }
 
 
-def _read(path: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+def read_reference(path: Path) -> tuple[Arrays, Arrays]:
     """What the step `reference` wrote: inputs and outputs, by name."""
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
@@ -93,12 +94,21 @@ def _measure(
     package: Path, arrays: Mapping[str, Array], expected: Mapping[str, Array], *, precision: Precision
 ) -> dict[str, float]:
     """PSNR of every expected output of a package."""
-    with load(package, precision=precision) as model:
-        measured = model.predict(arrays)
+    measured = answers(package, arrays, expected, precision=precision)
     return {name: psnr(values, measured[name]) for name, values in expected.items()}
 
 
-def _lowest(numbers: Mapping[str, float]) -> float:
+def answers(package: Path, arrays: Mapping[str, Array], names: Iterable[str], *, precision: Precision) -> Arrays:
+    """What a package gives for inputs: the outputs of these names. Raises BadPackage where one is missing."""
+    with load(package, precision=precision) as model:
+        measured = model.predict(arrays)
+    missing = [name for name in names if name not in measured]
+    if missing:
+        raise BadPackage(f"{package.name} has no output {missing[0]}.", hint="It was not converted for these apps.")
+    return {name: measured[name] for name in names}
+
+
+def lowest(numbers: Mapping[str, float]) -> float:
     """The lowest of them; NaN where one is."""
     values = list(numbers.values())
     return math.nan if any(map(math.isnan, values)) else min(values)
@@ -111,7 +121,7 @@ def _rounded(value: float) -> float:
 def _too_low(
     params: Mapping[str, Any],
     which: str,
-    lowest: float,
+    least: float,
     floor: float | None,
     *,
     path: Path,
@@ -121,18 +131,18 @@ def _too_low(
     kind = {"graph": "in fp32", "fp16": "at fp16", "package": f"with {params['bits']}-bit weights"}[which]
     layers, broken = _layers(path, full, arrays)
     lost = ", ".join(f"{name} ({kind} {before:.0f} → {after:.0f} dB)" for name, kind, before, after in layers)
-    if math.isnan(lowest):
+    if math.isnan(least):
         first = f", first in {broken}" if broken else ""
         sentence = f"The {params['component']} {kind} gives NaN or infinity{first}."
     else:
         sentence = (
-            f"The {params['component']} {kind} is {lowest:.1f} dB from the source's own; the floor is {floor:g} dB."
+            f"The {params['component']} {kind} is {least:.1f} dB from the source's own; the floor is {floor:g} dB."
         )
     return ParityTooLow(
         f"{sentence} Most is lost in {lost}." if lost else sentence,
         hint="More bits help a palettized component; NaN or infinity means that fp16 is too narrow for this model. "
         "A floor can be lowered with --floor COMPONENT=DB.",
-        measured=None if math.isnan(lowest) else lowest,
+        measured=None if math.isnan(least) else least,
         floor=floor,
     )
 

@@ -1,0 +1,218 @@
+"""measure: packages made earlier, or by others, are run against the source. Folder + source → decibels.
+
+What `verify --source` adds to digests and structure: the source's own modules (diffusers',
+transformers') answer in fp32, the packages answer on hubpub's runtime at fp16, on the same
+inputs as in the gate. Attention variants of one width are compared with each other too.
+Names do not matter: a package is known by what it gives.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hubpub.artifact import check_repo_id
+from hubpub.config import effective
+from hubpub.errors import ConfigError, ParityTooLow, ToolMissing
+from hubpub.mil.package import read_model
+from hubpub.mil.survey import survey
+from hubpub.plan import FLOORS
+from hubpub.step import FromSource, Step
+from hubpub.store import sha256
+from hubpub.verbs import fetch
+from hubpub.verbs.prepare import Prepared, Session, prepare
+
+if TYPE_CHECKING:
+    from hubpub.steps.verify import Arrays
+
+# A component is known by one of its outputs.
+_COMPONENT: Final = {
+    "noise_pred": "unet",
+    "last_hidden_state": "text_encoder",
+    "image": "vae_decoder",
+    "latent": "vae_encoder",
+    "concept_scores": "safety_checker",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How near a package is to the source, or to that of another variant: PSNR in dB."""
+
+    packages: tuple[str, ...]  # paths in the folder or repo; several where they are the same, byte for byte
+    component: str
+    bits: int  # the fewest bits that a weight of it is stored in
+    against: str  # "the source", or the path of another package
+    psnr: float
+    floor: float | None  # None: reported only
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is a number, and above the floor."""
+        return not math.isnan(self.psnr) and (self.floor is None or self.psnr >= self.floor)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs; PSNR is null where an output is NaN or infinite."""
+        return {**asdict(self), "psnr": None if math.isnan(self.psnr) else round(self.psnr, 2), "passed": self.passed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Package:
+    path: Path
+    names: tuple[str, ...]
+    component: str
+    bits: int
+
+
+def measure(
+    target: str, source: str, *, session: Session, revision: str | None = None, floors: Mapping[str, float]
+) -> tuple[Measured, ...]:
+    """Compare every package of a folder (or of a repo, which is fetched) with the source it was made from.
+
+    `floors` (component → dB) come before the usual ones by bits. Raises ConfigError where
+    there is no package of Stable Diffusion, ToolMissing without torch.
+    """
+    _check_tools()
+    unknown = sorted(floors.keys() - set(_COMPONENT.values()))
+    if unknown:
+        raise ConfigError(f"There is no component {unknown[0]}.", hint=f"There are {', '.join(_COMPONENT.values())}.")
+    folder = Path(target)
+    if folder.is_dir():
+        return tuple(_measure_folder(folder, source, session, floors))
+    # beside the store, where there is room for models
+    session.store.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=session.store.root, prefix="measure-") as temporary:
+        offers = fetch.variants(check_repo_id(target), hub=session.hub, revision=revision)
+        for offer in offers:
+            if offer.format == "packages":
+                place = Path(temporary) / offer.name
+                progress = session.report.transfer
+                fetch.run(target, offer.name, hub=session.hub, revision=revision, dest=place, progress=progress)
+        return tuple(_measure_folder(Path(temporary), source, session, floors))
+
+
+def raise_low(measured: Iterable[Measured]) -> None:
+    """ParityTooLow where one is below its floor, or no number."""
+    low = [one for one in measured if not one.passed]
+    if low:
+        worst = min(low, key=lambda one: -math.inf if math.isnan(one.psnr) else one.psnr - (one.floor or 0))
+        told = "gives NaN or infinity" if math.isnan(worst.psnr) else f"is {worst.psnr:.1f} dB from {worst.against}"
+        floor = "" if worst.floor is None else f"; the floor is {worst.floor:g} dB"
+        more = f" (and {len(low) - 1} more)" if len(low) > 1 else ""
+        raise ParityTooLow(
+            f"{worst.packages[0]} {told}{floor}{more}.",
+            hint="Is it made from this source, at this revision? A floor can be lowered with --floor COMPONENT=DB.",
+            measured=None if math.isnan(worst.psnr) else worst.psnr,
+            floor=worst.floor,
+        )
+
+
+def _check_tools() -> None:
+    try:
+        import diffusers  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ToolMissing(
+            f"To compare with the source {error.name} is needed, which is not installed.",
+            hint="Install it with `pip install 'hubpub[convert]'`.",
+        ) from error
+
+
+def _measure_folder(folder: Path, source: str, session: Session, floors: Mapping[str, float]) -> Iterator[Measured]:
+    packages = list(_packages(folder))
+    if not packages:
+        raise ConfigError(
+            f"There are no packages (.mlpackage) of Stable Diffusion in {folder}.",
+            hint="Compiled models cannot be run without Core ML; fetch a variant that ends in /packages.",
+        )
+    prepared, references = _references(source, session)
+    for component in dict.fromkeys(package.component for package in packages):
+        same = [package for package in packages if package.component == component]
+        if component not in references:
+            raise ConfigError(f"The source {source} has no {component}; {same[0].names[0]} is one.")
+        yield from _measure_component(same, references[component], prepared, session, floors.get(component))
+
+
+def _measure_component(
+    packages: list[_Package], step: Step, prepared: Prepared, session: Session, floor: float | None
+) -> Iterator[Measured]:
+    """Each package against the source, then those of one width against each other."""
+    from hubpub.runtime.measure import psnr
+    from hubpub.steps.verify import answers, lowest
+
+    given = step.inputs["source"]
+    assert isinstance(given, FromSource)
+    folder = prepared.opened.folder(prepared.plan.source_files([step]), session.report.transfer) / given.path
+    expected: dict[tuple[Any, ...], tuple[Arrays, Arrays]] = {}  # by interface: sizes and batches may differ
+    made: list[tuple[_Package, tuple[Any, ...], Arrays]] = []
+    for package in packages:
+        session.report.line(f"  running {package.names[0]}")
+        interface = _interface(package.path)
+        if interface not in expected:
+            expected[interface] = _reference(step, folder, package.path)
+        arrays, reference = expected[interface]
+        outputs = answers(package.path, arrays, reference, precision="fp16")
+        usual = FLOORS.get(package.bits)
+        found = Measured(
+            packages=package.names,
+            component=package.component,
+            bits=package.bits,
+            against="the source",
+            psnr=lowest({name: psnr(values, outputs[name]) for name, values in reference.items()}),
+            floor=usual if floor is None else floor,
+        )
+        yield found
+        for other, its_interface, its_outputs in made:
+            if other.bits == package.bits and its_interface == interface:
+                between = lowest({name: psnr(values, outputs[name]) for name, values in its_outputs.items()})
+                yield replace(found, against=other.names[0], psnr=between, floor=usual)
+        made.append((package, interface, outputs))
+
+
+def _reference(step: Step, source: Path, package: Path) -> tuple[Arrays, Arrays]:
+    """Inputs, and what the source's own module answers."""
+    from hubpub.steps import reference
+    from hubpub.steps.verify import read_reference
+
+    with tempfile.TemporaryDirectory(prefix="hubpub-reference-") as temporary:
+        reference.run(step.params, {"source": source, "package": package}, Path(temporary))
+        return read_reference(Path(temporary) / reference.FILE)
+
+
+def _references(source: str, session: Session) -> tuple[Prepared, dict[str, Step]]:
+    """The plan that would convert the source, and of it the steps that run the source's own modules."""
+    settings = {"source": source, "bits": 16, "attention": ["original"], "formats": ["packages"]}
+    prepared = prepare(effective({}, {**settings, "verify": "numeric", "license": "unknown"}), session, owner=None)
+    steps = {step.params["component"]: step for step in prepared.plan.steps if step.kind == "reference"}
+    return prepared, steps
+
+
+def _packages(folder: Path) -> Iterator[_Package]:
+    """The different packages in a folder; variants share those that do not hear the attention."""
+    same: dict[tuple[str, ...], list[Path]] = {}
+    for path in sorted(folder.rglob("*.mlpackage")):
+        digests = (sha256(file) for file in sorted(path.rglob("*")) if file.is_file() and file.name != "Manifest.json")
+        same.setdefault(tuple(digests), []).append(path)
+    for paths in same.values():
+        model = read_model(paths[0])
+        component = next((_COMPONENT[out.name] for out in model.description.output if out.name in _COMPONENT), None)
+        if component is not None:
+            stored = {kind for counts in survey(model.mlProgram).functions.values() for kind in counts.storage}
+            widths = [int(found[1]) for kind in stored if (found := re.search(r"Palettized \((\d+) bits?\)", kind))]
+            yield _Package(
+                path=paths[0],
+                names=tuple(path.relative_to(folder).as_posix() for path in paths),
+                component=component,
+                bits=min(widths, default=16),
+            )
+
+
+def _interface(package: Path) -> tuple[Any, ...]:
+    """Names, shapes and dtypes of a package's inputs."""
+    return tuple(given.SerializeToString(deterministic=True) for given in read_model(package).description.input)
