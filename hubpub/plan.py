@@ -139,6 +139,21 @@ def source_files(config: Config, facts: Facts, paths: Iterable[str]) -> tuple[st
     return tuple(sorted(files))
 
 
+def export_step(params: Mapping[str, Any], label: str) -> Step:
+    """The step that makes a graph (from what is shipped, or with torch), of what architectures.export_params gives."""
+    shipped = graphs.is_shipped(params)
+    return Step(
+        kind="export",
+        version=VERSIONS["export"],
+        params=params,
+        inputs={},
+        label=f"graph of {label}" + (" (shipped)" if shipped else ""),
+        size=3 * _MB,
+        memory=(100 if shipped else 1600) * _MB,
+        needs=() if shipped else _EXPORT_NEEDS,
+    )
+
+
 def make_plan(
     config: Config,
     facts: Facts,
@@ -275,16 +290,8 @@ class _Maker:
             batch=variant.batch,
             target=variant.target,
         )
-        shipped = graphs.is_shipped(params)
-        return self.add(
-            kind="export",
-            params=params,
-            inputs={},
-            label=f"graph of {label}" + (" (shipped)" if shipped else ""),
-            size=3 * _MB,
-            memory=(100 if shipped else 1600) * _MB,
-            needs=() if shipped else _EXPORT_NEEDS,
-        )
+        step = export_step(params, label)
+        return self.steps.setdefault(step.key, step).key
 
     def plain(self, component: Component, export: str, reason: str, label: str) -> str:
         names = self.weight_files(component)

@@ -2,16 +2,17 @@
 
 With one of these, a source is converted without torch or coremltools. A file
 `<beginning of the key>.graph.xz` holds, compressed, one line of JSON (GraphInfo) and then
-the serialized model. build.py makes them.
+the serialized model; SHA256SUMS has their digests, as `sha256sum` writes and checks them.
+build.py makes them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import lzma
 from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,12 +21,13 @@ from hubpub.graph import GRAPH_VERSION, Graph, GraphInfo
 from hubpub.mil.package import parse_model, serialize
 from hubpub.step import canonical
 
+DIGESTS = "SHA256SUMS"
 _FOLDER = Path(__file__).parent
 
 
 def graph_key(params: Mapping[str, Any]) -> str:
     """64 hex digits: what a graph is known by, from the parameters of its export and the graph version."""
-    return hashlib.sha256(canonical({"params": params, "graph_version": GRAPH_VERSION})).hexdigest()
+    return sha256(canonical({"params": params, "graph_version": GRAPH_VERSION})).hexdigest()
 
 
 def is_shipped(params: Mapping[str, Any]) -> bool:
@@ -44,13 +46,13 @@ def shipped(params: Mapping[str, Any]) -> Graph | None:
     return graph
 
 
-def shipped_list() -> tuple[GraphInfo, ...]:
-    """What is shipped, without the models: component, parameters, proof and provenance of each."""
-    infos = []
-    for path in sorted(_FOLDER.glob("*.graph.xz")):
+def shipped_list() -> tuple[tuple[Path, GraphInfo], ...]:
+    """What is shipped, without the models: file, and component, parameters, proof and provenance of each."""
+    found = []
+    for path in _FOLDER.glob("*.graph.xz"):
         with lzma.open(path) as file:
-            infos.append(_info(file))
-    return tuple(sorted(infos, key=lambda info: (info.component, canonical(info.params))))
+            found.append((path, _info(file)))
+    return tuple(sorted(found, key=lambda one: (one[1].component, canonical(one[1].params))))
 
 
 def file_of(params: Mapping[str, Any], folder: Path = _FOLDER) -> Path:
@@ -68,6 +70,21 @@ def read(path: Path) -> Graph:
         raise BadPackage(
             f"The shipped graph {path.name} cannot be read: {error}", hint="Install hubpub again."
         ) from error
+
+
+def digest_of(path: Path) -> str:
+    """64 hex digits: the sha256 that a file of graphs should have; "" where none is recorded."""
+    for line in (path.parent / DIGESTS).read_text(encoding="ascii").splitlines():
+        digest, _, name = line.partition("  ")
+        if name == path.name:
+            return digest
+    return ""
+
+
+def write_digests(folder: Path = _FOLDER) -> None:
+    """Record the digests of all graphs in a folder."""
+    lines = [f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(folder.glob("*.graph.xz"))]
+    (folder / DIGESTS).write_text("".join(lines), encoding="ascii")
 
 
 def write(graph: Graph, folder: Path = _FOLDER) -> Path:

@@ -4,6 +4,7 @@ Which ones: every component of the models that most fine-tunes start from, with 
 attention for batch 2 and 1, at the size that they were trained on, for the default target.
 The configs are restated here as far as they differ from the defaults of diffusers and
 transformers; a fine-tune whose config says the same gets the same key.
+`hubpub graphs` builds, lists and verifies graphs of other knobs and sources as well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +71,26 @@ _SD2: Mapping[str, Mapping[str, Any]] = {
 }
 _SD2_768 = {**_SD2, "unet": {**_SD2["unet"], "sample_size": 96}}
 
-SOURCES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "Stable Diffusion 1.5": _SD1,
-    "Stable Diffusion 2.1-base": _SD2,
-    "Stable Diffusion 2.1": _SD2_768,
-}
+_SOURCES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"sd15": _SD1, "sd21-base": _SD2, "sd21": _SD2_768}
+FAMILIES = (*_SOURCES, "demo")
 
 
 def wanted() -> list[dict[str, Any]]:
     """Export parameters of every graph to ship, each once (the VAE of both generations is one)."""
-    found = {canonical(params): params for configs in SOURCES.values() for params in _of(configs)}
+    found = {canonical(params): params for configs in _SOURCES.values() for params in _of(configs)}
     found |= {canonical(params): params for params in _of(_demo(), attentions=_DEFAULT_ATTENTIONS, batches=(2,))}
     return list(found.values())
+
+
+def family(name: str) -> tuple[dict[str, Any], Mapping[str, Mapping[str, Any]]]:
+    """model_index.json and the configs of one of FAMILIES, as far as graphs depend on them."""
+    configs = _demo() if name == "demo" else _SOURCES[name]
+    return _INDEX | {folder: ["", folder] for folder in configs}, configs
+
+
+def families_of(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """The families whose component has the config that a graph was built for."""
+    return tuple(name for name in FAMILIES if dict(params["config"]) in _configs(name, params["component"]))
 
 
 def build(folder: Path | None = None) -> list[Path]:
@@ -98,6 +108,8 @@ def build(folder: Path | None = None) -> list[Path]:
             graph = export(params)
             written.append(graphs.write(graph, path.parent))
             print(f"{path.name}  {path.stat().st_size:>7}  {title(params)}", file=sys.stderr, flush=True)
+    for folder in {path.parent for path in written}:
+        graphs.write_digests(folder)
     return written
 
 
@@ -114,6 +126,13 @@ def _demo() -> dict[str, Mapping[str, Any]]:
     return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/config.json")}
 
 
+@cache
+def _configs(name: str, component: str) -> list[Any]:
+    """The config of a family's component, as the parameters of its graph have it; none where it has no such one."""
+    found = (params for params in _of(family(name)[1], attentions=("original",), batches=(2,)))
+    return [params["config"] for params in found if params["component"] == component]
+
+
 def _of(
     configs: Mapping[str, Mapping[str, Any]],
     *,
@@ -121,8 +140,8 @@ def _of(
     batches: Sequence[int] = (2, 1),
 ) -> Iterator[dict[str, Any]]:
     index = _INDEX | {name: ["", name] for name in configs}
-    family = detect(index, configs)
-    for component in components_of(family, index, safety_checker=True):
+    architecture = detect(index, configs)
+    for component in components_of(architecture, index, safety_checker=True):
         for attention in attentions if "attention" in component.hears else attentions[:1]:
             for batch in batches if "batch" in component.hears else batches[:1]:
                 yield export_params(component, configs, attention=attention, latent=None, batch=batch, target=_TARGET)

@@ -99,13 +99,7 @@ class Prepared:
 
 def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
     """Resolve and plan one model; `owner` names the default destination's namespace. Downloads small files only."""
-    source = sources.parse(config.source, name=config.name, revision=config.revision)
-    opened = open_source(
-        source, digests=session.store.digests, clones=session.store.root / "clones", hub=lambda: session.source_hub
-    )
-    facts = read_facts(
-        opened.read, name=source.location if source.kind != "folder" else f"The folder {source.location}"
-    )
+    source, opened, facts = look(config, session)
     _check_licence(config, facts, source)
     snapshot = opened.pin(source_files(config, facts, opened.paths()))
     destination = config.to or default_destination(owner or "local", source.name, config.bits)
@@ -113,6 +107,16 @@ def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
     plan = _plan(config, facts, snapshot, destination=destination)
     prepared = Prepared(config=config, opened=opened, facts=facts, snapshot=snapshot, plan=plan)
     return replanned(prepared, session.store)
+
+
+def look(config: Config, session: Session) -> tuple[sources.Source, Opened, Facts]:
+    """A config's source, pinned and opened, and what it says of itself."""
+    source = sources.parse(config.source, name=config.name, revision=config.revision)
+    opened = open_source(
+        source, digests=session.store.digests, clones=session.store.root / "clones", hub=lambda: session.source_hub
+    )
+    name = source.location if source.kind != "folder" else f"The folder {source.location}"
+    return source, opened, read_facts(opened.read, name=name)
 
 
 def replanned(prepared: Prepared, store: Store) -> Prepared:
