@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check setup schema docs snapshots clean
+.PHONY: demo test check chaos setup schema docs snapshots clean
 
 demo: setup
 	$(BIN)/hubpub demo
@@ -19,6 +19,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: setup  # 500 kills of convert, publish and fetch; goes on where it was stopped (about an hour)
+	HF_HOME=build/chaos/hf HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m tests.chaos.run
 
 setup: $(STAMP)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-import httpx2
+from huggingface_hub import snapshot_download
 
 from hubpub.artifact import MANIFEST
 from hubpub.hub import Hub
@@ -20,7 +20,7 @@ from hubpub.store import Store
 from hubpub.transfer import PARTIAL
 from hubpub.verbs.fetch import run
 from tests.chaos import scene
-from tests.chaos.scene import REPO, TEXTS, VARIANT, ZIPPED, Scene
+from tests.chaos.scene import REPO, TEXTS, VARIANT, ZIPPED, Scene, Tree
 
 Kind = Literal["half-published", "wrong file", "damaged store", "not resumed", "left behind"]
 TAG: Final = "v2"
@@ -88,8 +88,8 @@ class Publish:
     def __init__(self, at: Scene, folder: Path, hub: LocalHub, *, xet: bool, pull: bool) -> None:
         self._scene, self._hub, self._xet, self._pull = at, hub, xet, pull
         self._store = Store(at.store)
-        self._contents: dict[str, str] = {}
-        self._reader = httpx2.Client()
+        self._folder = folder
+        self._readers: dict[str, Tree] = {}
         self._first = {commit.id for commit in self._log("heads/main")}
         way = ("--create-pr",) if pull else ("--tag", TAG)
         self.command = scene.command(
@@ -118,22 +118,25 @@ class Publish:
 
     def _half(self, commit: Commit) -> Iterator[Problem]:
         """A reader who takes this commit finds the new release, as its manifest says."""
-        files = self._files(commit)
-        if files != self._scene.new.files or scene.listed(self._read(commit, MANIFEST)) != files:
-            yield Problem(kind="half-published", what=f"{commit.title}: {_difference(files, self._scene.new.files)}")
+        taken = self._taken(commit)
+        manifest = (taken.folder / MANIFEST).read_bytes()
+        if taken.files != self._scene.new.files or scene.listed(manifest) != taken.files:
+            what = f"{commit.title}: {_difference(taken.files, self._scene.new.files)}"
+            yield Problem(kind="half-published", what=what)
 
-    def _files(self, commit: Commit) -> dict[str, str]:
-        """sha256 by path, of the bytes that a reader gets."""
-        entries = self._hub.storage.repo(REPO).tree(commit)
-        for path, entry in entries.items():
-            if path not in TEXTS and entry.digest not in self._contents:
-                self._contents[entry.digest] = hashlib.sha256(self._read(commit, path)).hexdigest()
-        return {path: self._contents[entry.digest] for path, entry in entries.items() if path not in TEXTS}
-
-    def _read(self, commit: Commit, path: str) -> bytes:
-        answer = self._reader.get(f"{self._hub.endpoint}/{REPO}/resolve/{commit.id}/{path}", follow_redirects=True)
-        answer.raise_for_status()
-        return answer.content
+    def _taken(self, commit: Commit) -> Tree:
+        """What a reader gets with the Hub's own client."""
+        if commit.id not in self._readers:
+            place = snapshot_download(
+                REPO,
+                revision=commit.id,
+                local_dir=self._folder / "readers" / commit.id,
+                endpoint=self._hub.endpoint,
+                token=self._hub.token,
+            )
+            shutil.rmtree(Path(place, ".cache"))
+            self._readers[commit.id] = Tree.of(Path(place))
+        return self._readers[commit.id]
 
     def _refs(self) -> dict[str, str]:
         there = (self._hub.root / "repos/models" / REPO).is_dir()

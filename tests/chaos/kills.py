@@ -96,7 +96,7 @@ class Chaos:
     _usual: dict[tuple[str, ...], Usual] = field(default_factory=dict)
 
     def play(self, number: int) -> Round:
-        """Round `number`: one to three kills of a command, then its end."""
+        """Round `number`: two to four kills of a command, then its end."""
         began = time.monotonic()
         chance = random.Random(f"{self.seed}/{number}")
         operation, mode, starts = KINDS[number % len(KINDS)]
@@ -107,7 +107,7 @@ class Chaos:
             trouble = replace(chance.choice(_TROUBLE), skip=chance.randrange(usual.requests))
         kills, problems = [], []
         with self._job(kind) as (job, hub):
-            for _ in range(chance.randint(1, 3)):
+            for _ in range(chance.randint(2, 4)):
                 moment = Moment.draw(chance, usual)
                 killed, wrong = _run(job, hub, moment=moment, trouble=trouble, spare_workers=chance.random() < 0.5)
                 kills += [str(moment)] if killed else []
