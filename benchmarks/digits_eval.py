@@ -1,8 +1,7 @@
 """Does the demo's model draw what it is asked for? A classifier of real digits reads its pictures.
 
 `python -m benchmarks.digits_eval SOURCE` draws with diffusers and prints the share of pictures that are read as the
-digit that was asked for. `accuracy(draw(parts, ...))` does the same for any three functions that denoise, encode text
-and decode latents, so that a converted model is judged exactly as its source is.
+digit that was asked for. digits_quality.py judges converted models by the same eye.
 """
 
 from __future__ import annotations
@@ -10,39 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks import digits_data
 
 STEPS, GUIDANCE = 20, 3.0
 # Asked for in turn, each for all ten digits.
 JUDGED = (("a handwritten {n}", False), ("the digit {n}", True), ("{n}", False), ("{a} {n} in black ink", False))
-
-Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What draws: three functions on float32 arrays, and the source folder's tokenizer and scheduler.
-
-    encode_text(ids (n, 77) int64) -> (n, 77, hidden); denoise(sample (n, 4, h, w), timestep, words (n, 77, hidden)) ->
-    the predicted noise (n, 4, h, w), n holding both halves of the guidance; decode(latent (n, 4, h, w), already divided
-    by the scaling factor) -> (n, 3, height, width) in about [-1, 1].
-    """
-
-    encode_text: Callable[[npt.NDArray[np.int64]], Array]
-    denoise: Callable[[Array, int, Array], Array]
-    decode: Callable[[Array], Array]
-    tokenizer: Any
-    scheduler: Any
-    scaling_factor: float
-    latent_size: int
 
 
 def prompts(count: int) -> tuple[list[str], digits_data.Labels]:
@@ -92,60 +69,6 @@ def draw_with_pipeline(
         ).images
         pictures.append(np.rint(made * 255).astype(np.uint8))
     return np.concatenate(pictures)
-
-
-def source_parts(pipeline: Any) -> Parts:
-    """The three functions of a diffusers pipeline."""
-    import torch
-
-    def encode_text(ids: npt.NDArray[np.int64]) -> Array:
-        return pipeline.text_encoder(torch.from_numpy(ids))[0].numpy()
-
-    def denoise(sample: Array, timestep: int, words: Array) -> Array:
-        return pipeline.unet(torch.from_numpy(sample), timestep, torch.from_numpy(words), return_dict=False)[0].numpy()
-
-    def decode(latent: Array) -> Array:
-        return pipeline.vae.decode(torch.from_numpy(latent), return_dict=False)[0].numpy()
-
-    return Parts(
-        encode_text=torch.inference_mode()(encode_text),
-        denoise=torch.inference_mode()(denoise),
-        decode=torch.inference_mode()(decode),
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler,
-        scaling_factor=pipeline.vae.config.scaling_factor,
-        latent_size=pipeline.unet.config.sample_size,
-    )
-
-
-def draw(
-    parts: Parts, texts: Sequence[str], *, seed: int, steps: int = STEPS, guidance: float = GUIDANCE, batch: int = 25
-) -> digits_data.Pictures:
-    """RGB pictures (n, 128, 128, 3), as `draw_with_pipeline` makes them, by the functions of `parts`."""
-    drawn = [
-        _draw_batch(parts, texts[start : start + batch], seed=seed + start, steps=steps, guidance=guidance)
-        for start in range(0, len(texts), batch)
-    ]
-    return np.concatenate(drawn)
-
-
-def _draw_batch(parts: Parts, texts: Sequence[str], *, seed: int, steps: int, guidance: float) -> digits_data.Pictures:
-    import torch
-
-    asked = parts.tokenizer(["", *texts], padding="max_length", truncation=True, return_tensors="np").input_ids
-    words = parts.encode_text(asked.astype(np.int64))
-    words = np.concatenate([np.repeat(words[:1], len(texts), axis=0), words[1:]])
-    shape = (4, parts.latent_size, parts.latent_size)
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(texts))]
-    parts.scheduler.set_timesteps(steps)
-    latent = torch.stack(noise) * parts.scheduler.init_noise_sigma
-    for timestep in parts.scheduler.timesteps:
-        sample = parts.scheduler.scale_model_input(latent, timestep).numpy()
-        without, with_text = np.split(parts.denoise(np.concatenate([sample, sample]), int(timestep), words), 2)
-        predicted = torch.from_numpy(without + guidance * (with_text - without))
-        latent = parts.scheduler.step(predicted, timestep, latent, return_dict=False)[0]
-    made = parts.decode(latent.numpy() / np.float32(parts.scaling_factor))
-    return np.rint(np.clip(made.transpose(0, 2, 3, 1) * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8)
 
 
 def accuracy(judge: Any, pictures: digits_data.Pictures, asked: digits_data.Labels) -> tuple[float, digits_data.Labels]:
