@@ -61,8 +61,8 @@ Done in {seconds:.0f} s.
   drawn      {drawn}
 
 Next:
-  hubpub hub serve                                   look at the repo in a browser
-  hubpub variants {REPO} --endpoint local
+  hubpub hub serve        look at the repo in a browser
+  hubpub plan ORG/NAME    the same for a model of yours
+  hubpub report {REPO} --endpoint local
   hubpub generate {fetched.folder} --prompt "the digit 3" --guidance 3 --endpoint local
-  hubpub plan ORG/NAME                               the same for a model of yours
 """)
