@@ -78,7 +78,7 @@ def fetch(
     quiet: shared.QuietFlag = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Bring one variant back, every file checked, flat into one folder; prints that folder.
+    """Bring one variant back, every file checked; print its folder.
 
     Example: hubpub fetch apple/coreml-stable-diffusion-v1-5-palettized --variant original/packages
     """
@@ -159,7 +159,9 @@ def verify(
     json: shared.Json = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Check a release again: every digest, the structure, which bundle belongs to which package, what apps need.
+    """Check a release again: digests, structure, what apps need.
+
+    Also that each compiled bundle belongs to its package.
 
     Example: hubpub verify models/coreml-openjourney-v4-palettized_original_packages --source prompthero/openjourney-v4
     """
@@ -214,7 +216,9 @@ def audit(
     json: shared.Json = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Find what apps will stumble over in a release, without downloading its weights.
+    """Find what apps will stumble over in a release.
+
+    In anybody's repo, without downloading its weights.
 
     Example: hubpub audit apple/coreml-stable-diffusion-v1-5-palettized
     """

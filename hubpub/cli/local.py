@@ -42,7 +42,9 @@ def demo(
     json: shared.Json = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Publish a small model to the embedded Hub, fetch it back and verify it: the main job in a minute.
+    """Publish a small model to the embedded Hub, and fetch it back.
+
+    The main job in a minute, with neither account nor network.
 
     Example: hubpub demo
     """

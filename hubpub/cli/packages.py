@@ -27,7 +27,7 @@ def compile_packages(
     json: shared.Json = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Compile packages into the bundles that apps load, on any machine.
+    """Compile packages into bundles that apps load, anywhere.
 
     Example: hubpub compile Unet.mlpackage -o Resources
     """
@@ -55,7 +55,9 @@ def run(
     json: shared.Json = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Run a package on arrays, without a Mac; without inputs, list what it takes and gives.
+    """Run a package on arrays, without a Mac.
+
+    Without inputs, list what it takes and gives.
 
     Example: hubpub run TextEncoder.mlpackage --input ids.npy -o outputs
     """

@@ -68,7 +68,7 @@ def publish(
     debug: shared.Debug = False,
     **making: Unpack[shared.Making],
 ) -> None:
-    """Convert a source, verify it, and publish all variants in one commit.
+    """Convert, verify, and publish all variants in one commit.
 
     A folder that `hubpub convert` made is published as it is. Of several models in hubpub.toml, one that fails
     does not stop the others; the exit status is that of the first that failed.
@@ -132,7 +132,7 @@ def convert(
     debug: shared.Debug = False,
     **making: Unpack[shared.Making],
 ) -> None:
-    """Convert a source into a folder: exactly the tree that publish uploads.
+    """Convert a source into the tree that publish uploads.
 
     Example: hubpub convert ./my-model -o release --to me/coreml-my-model-palettized
     """
@@ -163,7 +163,9 @@ def plan(
     debug: shared.Debug = False,
     **making: Unpack[shared.Making],
 ) -> None:
-    """Show the steps that publish would take, with bytes and memory; do nothing.
+    """Show the steps that publish would take, and do nothing.
+
+    With bytes and memory of each, and where files will lie in the repo.
 
     Example: hubpub plan prompthero/openjourney-v4 --attention split_einsum_v2
     """
@@ -201,7 +203,9 @@ def card(
     debug: shared.Debug = False,
     **making: Unpack[shared.Making],
 ) -> None:
-    """Print the card (README.md) of a folder that `hubpub convert` made, or of a source whose steps are done.
+    """Print the card (README.md) that a release would have.
+
+    Of a folder that `hubpub convert` made, or of a source whose steps are done.
 
     Example: hubpub card release --template mine.md.j2
     """
@@ -257,7 +261,7 @@ def _attempt(work: Sequence[Work], report: Reporter) -> list[Attempt]:
     for attempt in attempts(work):
         made.append(attempt)
         if attempt.error is not None and len(work) > 1:
-            report.warn(f"{attempt.source} failed: {attempt.error.message}")
+            report.warn(f"{attempt.label} failed: {attempt.error.message}")
     return made
 
 
@@ -271,7 +275,7 @@ def _conclude(attempts: Sequence[Attempt], *, json: bool, quiet: bool) -> None:
         if attempt.published is not None and not json:
             _show(attempt.published, quiet=quiet)
         elif attempt.error is not None and several:
-            typer.echo(f"{attempt.source}:", err=True)
+            typer.echo(f"\n{attempt.label}:", err=True)
             shared.show_error(attempt.error)
     if several and not json and not quiet:
         from hubpub.cli.show import show_attempts

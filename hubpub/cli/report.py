@@ -31,7 +31,9 @@ def report(
     json: shared.Json = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Show a release as one HTML file: sizes, quality tensor by tensor, time and memory, pictures, every digest.
+    """Show a release as one HTML page with charts.
+
+    Sizes, quality tensor by tensor, time and memory, pictures, every digest; it asks for nothing.
 
     Example: hubpub report release -o report.html
     """

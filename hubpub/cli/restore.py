@@ -27,7 +27,9 @@ def restore(
     quiet: shared.QuietFlag = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Bring an earlier release of a repo back to its main branch, in one commit; the Hub has its large files still.
+    """Bring an earlier release back to the main branch of a repo.
+
+    In one commit, without an upload: the Hub has its large files still.
 
     Example: hubpub restore me/coreml-openjourney-v4-palettized v1 --dry-run
     """

@@ -87,7 +87,9 @@ def doctor(
     json: shared.Json = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Say what is missing here, line by line, with what to do; exit status 4 where something needed is broken.
+    """Say what is missing here, line by line, with what to do.
+
+    The exit status is 4 where something needed is broken.
 
     Example: hubpub doctor
     """

@@ -38,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound.close()
         raise PreflightError(
             f"The embedded Hub cannot listen on {host}, port {port}: {error.strerror or error}.",
-            hint="Choose another port.",
+            hint="Choose another port, for example `hubpub hub serve --port 8766`.",
         ) from error
     return bound
 

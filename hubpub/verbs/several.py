@@ -30,6 +30,11 @@ class Attempt:
     error: HubpubError | None = None
     seconds: float
 
+    @property
+    def label(self) -> str:
+        """What tells it from the others: one source may go to several repos."""
+        return f"{self.source} → {self.repo_id}" if self.repo_id else self.source
+
     def to_json(self) -> dict[str, Any]:
         """The receipt, or the error, for programs."""
         told: dict[str, Any] = {"source": self.source, "repo_id": self.repo_id, "seconds": round(self.seconds, 3)}
