@@ -33,7 +33,9 @@ FLOORS: Mapping[int, float] = {16: 35.0, 8: 35.0, 6: 25.0, 4: 12.0}
 # Lowest PSNR of the 16-bit package, run in fp32, against the source's own modules: constants that a network
 # derives in fp16 cost the safety checker most (80 dB); another softmax axis or q and k exchanged leave less than 30.
 FLOOR_GRAPH = 60.0
-# Bytes that running a component takes, measured at SD 1.5 size (benchmarks/README.md).
+# Bytes that steps take, measured at SD 1.5 size (benchmarks/README.md); those that a worker holds anyway are in each.
+_MEMORY = {"export": 300 * _MB, "fill": 350 * _MB, "readback": 550 * _MB, "compile": 350 * _MB, "archive": 300 * _MB}
+_EXPORT_MEMORY = 1600 * _MB  # of a graph that is not shipped
 _VERIFY_MEMORY = {
     "unet": 4000 * _MB,
     "vae_decoder": 3000 * _MB,
@@ -149,7 +151,7 @@ def export_step(params: Mapping[str, Any], label: str) -> Step:
         inputs={},
         label=f"graph of {label}" + (" (shipped)" if shipped else ""),
         size=3 * _MB,
-        memory=(100 if shipped else 1600) * _MB,
+        memory=_MEMORY["export"] if shipped else _EXPORT_MEMORY,
         needs=() if shipped else _EXPORT_NEEDS,
     )
 
@@ -251,7 +253,7 @@ class _Maker:
                 inputs=bundle,
                 label=f"archive {variant.attention}",
                 size=size,
-                memory=60 * _MB,
+                memory=_MEMORY["archive"],
                 after=tuple(key for planned in made for key in (planned.readback, planned.verify) if key),
             )
             self.targets.append(Target(path_in_repo=f"{stem}.zip", given=FromStep(key=archive, path="archive.zip")))
@@ -302,7 +304,7 @@ class _Maker:
             inputs={"source": self.source(component.folder, names)},
             label=f"{label}, converted the plain way ({reason.removesuffix('.')})",
             size=2 * elements,
-            memory=10 * elements + 1600 * _MB,
+            memory=10 * elements + _EXPORT_MEMORY,
             needs=_EXPORT_NEEDS,
         )
 
@@ -323,7 +325,7 @@ class _Maker:
             inputs={"graph": FromStep(key=graph), "source": source},
             label=f"{label}, {bits}-bit",
             size=self.elements(component) * bits // 8,
-            memory=350 * _MB,
+            memory=_MEMORY["fill"],
         )
 
     def readback(self, component: Component, fill: str, bits: int, label: str) -> str:
@@ -333,7 +335,7 @@ class _Maker:
             params={"component": component.name, "bits": bits, "weights": step.params["weights"]},
             inputs={"package": FromStep(key=fill, path="model.mlpackage"), **step.inputs},
             label=f"check weights of {label}",
-            memory=350 * _MB,
+            memory=_MEMORY["readback"],
         )
 
     def numeric(self, component: Component, graph: str, fill: str, bits: int, label: str) -> str:
@@ -391,7 +393,7 @@ class _Maker:
             inputs={"package": FromStep(key=fill, path="model.mlpackage")},
             label=f"compile {label}",
             size=self.steps[fill].size // 50,  # weights are shared with the package
-            memory=250 * _MB,
+            memory=_MEMORY["compile"],
         )
 
     def sample(self, resources: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from hubpub.cli.app import app
 from hubpub.localhub import LocalHub, running
 from hubpub.release import variant_of
+from hubpub.store import Store, default_root
 
 pytest.importorskip("torch", reason="graphs of toy configurations are built with hubpub[convert]")
 
@@ -76,6 +77,17 @@ def test_everything_is_in_one_commit(hub: LocalHub, published: dict[str, Any], t
         "vocab.json",
         "merges.txt",
     }
+
+
+@pytest.mark.slow
+def test_steps_take_no_more_memory_than_was_planned(hub: LocalHub, source: Path, published: dict[str, Any]) -> None:
+    [plan] = json.loads(_hubpub(hub, "plan", str(source), *COMMON, "--json"))
+    store = Store(default_root())
+    entries = {step["key"]: store.get(step["key"]) for step in plan["steps"]}
+    peaks = {step["label"]: (entries[step["key"]], step["memory"]) for step in plan["steps"]}
+    assert len(peaks) > 20
+    over = [label for label, (entry, planned) in peaks.items() if entry.measurements["peak_memory"] > planned]
+    assert not over, "the memory budget counts on it"
 
 
 @pytest.mark.slow
