@@ -45,8 +45,11 @@ class Facts:
 
     @property
     def scaling_factor(self) -> float:
-        """What latents are divided by before they are decoded."""
-        return float(self.configs["vae"].get("scaling_factor", 0.18215))
+        """What latents are divided by before they are decoded. UnknownArchitecture where it is no positive number."""
+        factor = self.configs["vae"].get("scaling_factor", 0.18215)
+        if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 < factor < 1e6:
+            raise UnknownArchitecture(f"The VAE's config.json has scaling_factor = {factor!r}, which is no scale.")
+        return float(factor)
 
 
 def read_facts(read: Callable[[str], bytes | None], *, name: str) -> Facts:

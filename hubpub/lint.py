@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from hubpub.errors import ModelError
+from hubpub.unzip import DAMAGE
 
 Severity = Literal["error", "warning", "note"]
 # Path and number of bytes → at most that many of the file's first bytes.
@@ -86,8 +87,9 @@ def lint_zip(path: Path, *, attention: str | None = None) -> tuple[Finding, ...]
                 Finding(severity=one.severity, path=top + one.path, sentence=one.sentence)
                 for one in lint_compiled(inside, read, attention=attention)
             )
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
-        return (Finding(severity="error", path=path.name, sentence=f"The archive cannot be read: {error}."),)
+    except (*DAMAGE, OSError) as error:
+        why = str(error) or "it is damaged"
+        return (Finding(severity="error", path=path.name, sentence=f"The archive cannot be read: {why}."),)
     return _sorted(found)
 
 

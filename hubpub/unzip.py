@@ -6,7 +6,9 @@ import hashlib
 import os
 import shutil
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +17,18 @@ from uuid import uuid4
 from hubpub.errors import NoSpace, UnsafeArchive
 from hubpub.paths import check_all
 from hubpub.store import StoredFile
+
+# What zipfile raises for archives that are damaged, or made to confuse it.
+DAMAGE: Final = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 _MAX_FILES: Final = 100_000
 _MAX_BYTES: Final = 256 << 30
@@ -42,7 +56,7 @@ def unpack(archive: Path, folder: Path) -> tuple[StoredFile, ...]:
             top = _top_folder([name for name, _ in members])
             files = [_extract(opened, info, temporary, name[len(top) :]) for name, info in members]
         temporary.rename(folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except DAMAGE as error:
         raise UnsafeArchive(f"{archive.name} cannot be unpacked: {error}.", hint="Fetch it again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -82,7 +82,8 @@ def detect(model_index: Config, configs: Configs) -> Architecture:
         raise _not_supported(f"a pipeline with a {vae}")
     channels = unet.get("in_channels", 4)
     if channels != 4:
-        raise _not_supported(_UNSUPPORTED_INPUTS.get(channels, f"a UNet with {channels!r} input channels"))
+        known = _UNSUPPORTED_INPUTS.get(channels) if isinstance(channels, int) else None
+        raise _not_supported(known or f"a UNet with {channels!r} input channels")
     if unet.get("time_cond_proj_dim") is not None:
         raise _not_supported("a latent consistency model (time_cond_proj_dim)")
     if unet.get("addition_embed_type") is not None:

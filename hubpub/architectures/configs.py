@@ -167,6 +167,11 @@ def text_encoder(configs: Configs) -> dict[str, Any]:
 
 def safety_checker(configs: Configs) -> dict[str, Any]:
     """StableDiffusionSafetyChecker: a CLIP vision tower and the concepts that it is compared with."""
+    if "safety_checker" not in configs:
+        raise UnknownArchitecture(
+            "The source lists a safety checker and has no safety_checker/config.json.",
+            hint="Leave it out with --no-safety-checker.",
+        )
     config = configs["safety_checker"]
     name = "safety checker"
     _refuse_clip(name, config, model_type="clip", architecture="StableDiffusionSafetyChecker")
@@ -231,7 +236,7 @@ def _clip(name: str, config: Config, *, hidden: int, intermediate: int, heads: i
         "hidden_act": config.get("hidden_act", "quick_gelu"),
         "layer_norm_eps": _number(name, config, "layer_norm_eps", 1e-5),
     }
-    if heard["hidden_act"] not in _ACTIVATIONS:
+    if not isinstance(heard["hidden_act"], str) or heard["hidden_act"] not in _ACTIVATIONS:
         raise _refused(name, "hidden_act", heard["hidden_act"])
     if heard["hidden_size"] % heard["num_attention_heads"]:
         raise _refused(name, "num_attention_heads", heard["num_attention_heads"])
@@ -243,7 +248,7 @@ def _refuse_clip(name: str, config: Config, *, model_type: str, architecture: st
     if config.get("model_type", model_type) != model_type:
         raise _refused(name, "model_type", config["model_type"])
     architectures = config.get("architectures") or [architecture]
-    if architecture not in architectures:
+    if not isinstance(architectures, list) or architecture not in architectures:
         raise _refused(name, "architectures", architectures)
     if config.get("quantization_config") is not None:
         raise _refused(name, "quantization_config", config["quantization_config"])

@@ -104,8 +104,7 @@ class Hub:
             return Account(name=owner, orgs=(), can_write=True, token_name="Trusted Publishing", only=self.trusted_for)
         with self.asking("write", "the Hub", "asking who the token belongs to"):
             # the Hub limits how often this may be asked
-            told = session.patiently(lambda: self.api.whoami(cache=True))
-        return _account(told)
+            return _account(session.patiently(lambda: self.api.whoami(cache=True)))
 
     def ping(self) -> float:
         """Seconds until the Hub answered anything that is no failure of its own. FetchError when it does not."""
@@ -145,6 +144,8 @@ class Hub:
                 if missing_ok and error.response.status_code in (401, 404):
                     return None
                 raise
+            if not isinstance(info.sha, str | None):
+                raise ValueError("the repo's commit is no text")
             if info.sha and known is not None and (state := known(info.sha)) is not None:
                 return state
             files = self._tree(repo_id, info.sha) if info.sha else ()
@@ -225,12 +226,13 @@ class Hub:
             errors = [str(error.get("message")) for error in told.get("errors", ())]
             if response.status_code != 400 and not errors:
                 hf_raise_for_status(response)
+            warnings = tuple(str(warning.get("message")) for warning in told.get("warnings", ()))
         if errors or response.status_code == 400:
             raise CardInvalid(
                 f"The Hub refuses the card's front matter: {'; '.join(errors) or response.text[:200]}",
                 hint="Correct the template or the settings; `hubpub card` shows the card.",
             )
-        return tuple(str(warning.get("message")) for warning in told.get("warnings", ()))
+        return warnings
 
     def headers(self) -> dict[str, str]:
         """Request headers with the token."""
@@ -238,16 +240,7 @@ class Hub:
 
     def _tree(self, repo_id: str, commit: str) -> tuple[RemoteFile, ...]:
         listing = session.patiently(lambda: list(self.api.list_repo_tree(repo_id, recursive=True, revision=commit)))
-        return tuple(
-            RemoteFile(
-                path=entry.path,
-                size=entry.lfs.size if entry.lfs else entry.size,
-                sha256=entry.lfs.sha256 if entry.lfs else None,
-                blob_id=entry.blob_id,
-            )
-            for entry in listing
-            if isinstance(entry, RepoFile)
-        )
+        return tuple(_listed(entry) for entry in listing if isinstance(entry, RepoFile))
 
     def _manifest(self, state: RemoteState, side: Side) -> dict[str, Any] | None:
         for file in state.files:
@@ -303,6 +296,15 @@ def front_matter(text: str) -> dict[str, Any]:
             f"The card's front matter cannot be used: {str(error) or 'no closing ---'}.",
             hint="`hubpub card` shows the card.",
         ) from None
+
+
+def _listed(entry: Any) -> RemoteFile:
+    """A file as the Hub lists it; ValueError where it is not listed as a file can be."""
+    size, sha256 = (entry.lfs.size, entry.lfs.sha256) if entry.lfs else (entry.size, None)
+    texts = (entry.path, entry.blob_id, *(() if sha256 is None else (sha256,)))
+    if not all(isinstance(text, str) for text in texts) or not isinstance(size, int) or size < 0:
+        raise ValueError(f"the list of files has an entry that is none: {str(entry)[:100]}")
+    return RemoteFile(path=entry.path, size=size, sha256=sha256, blob_id=entry.blob_id)
 
 
 def _account(told: Mapping[str, Any]) -> Account:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
@@ -310,19 +311,19 @@ def _open_pull_request(hub: Hub, repo_id: str) -> int | None:
     me = hub.whoami().name
     with hub.asking("write", repo_id, "listing its pull requests"):
         try:
-            found = session.patiently(
+            found: list[Any] = session.patiently(
                 lambda: [
                     pull.num
                     for pull in hub.api.get_repo_discussions(repo_id, author=me, discussion_type="pull_request")
                     if pull.is_pull_request
                     and pull.status in ("open", "draft")
                     and pull.author == me
-                    and pull.title.endswith(PR_MARK)
+                    and str(pull.title).endswith(PR_MARK)
                 ]
             )
         except RevisionNotFoundError:
             raise CannotWrite(f"{repo_id} takes no pull requests.", hint="Leave --create-pr out.") from None
-    return max(found, default=None)
+    return max((number for number in found if isinstance(number, int)), default=None)
 
 
 def _pull_request_url(hub: Hub, target: Target) -> str | None:

@@ -52,6 +52,8 @@ CLIENT_ERRORS: Final = (
     RuntimeError,
     ValueError,
 )
+# What the client raises where an answer is JSON, and not what was asked for.
+_MALFORMED: Final = (TypeError, KeyError, AttributeError, IndexError, RecursionError)
 
 
 @contextmanager
@@ -65,8 +67,11 @@ def translated(side: Side, *, repo_id: str, endpoint: str, token: str | None = N
         yield
     except HubpubError:
         raise
-    except CLIENT_ERRORS as error:
-        problem = explain(error, side, repo_id=repo_id, endpoint=scrub(endpoint), doing=doing)
+    except (*CLIENT_ERRORS, *_MALFORMED) as error:
+        if isinstance(error, _MALFORMED):
+            problem = _senseless(error, side, endpoint=scrub(endpoint), doing=doing)
+        else:
+            problem = explain(error, side, repo_id=repo_id, endpoint=scrub(endpoint), doing=doing)
         problem.message = scrub(problem.message, token)
         problem.args = (problem.message,)
         problem.add_note(scrub(f"{type(error).__name__}: {error}", token))
@@ -133,6 +138,14 @@ def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, do
         case PermissionError() if side == "write":  # of hf_xet; the system's have a number
             return CannotWrite(f"The Hub's storage refused the upload to {repo_id}.", hint=f"To publish, {_LOG_IN}.")
     return failed(f"The Hub client gave up{_in(doing)} ({_short(error)}).", hint=_AGAIN)
+
+
+def _senseless(error: Exception, side: Side, *, endpoint: str, doing: str) -> HubpubError:
+    """One of our errors for what the client stumbles over."""
+    return _FAILED[side](
+        f"{endpoint} gave an answer that makes no sense{_in(doing)} ({type(error).__name__}: {_short(error)}).",
+        hint="Is it the address of a Hub? Run again; if it stays, report what --debug shows.",
+    )
 
 
 def _disk(error: OSError, doing: str) -> HubpubError:

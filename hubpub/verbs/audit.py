@@ -20,6 +20,7 @@ from hubpub.hub import Hub
 from hubpub.lint import Finding, lint_compiled, lint_folder, lint_names, lint_zip, lint_zip_names, lint_zip_url
 from hubpub.mil.bundle import SMALL_FILES, Bundle, read_bundle_files
 from hubpub.release import RemoteState, variant_of
+from hubpub.unzip import DAMAGE
 
 _MODEL = "Data/com.apple.CoreML/model.mlmodel"
 # A bundle's text is a few MB; nothing larger is read in one go.
@@ -172,8 +173,9 @@ def _of_archive(artifact: Artifact, repo_id: str) -> Iterator[Finding]:
         with zipfile.ZipFile(artifact.path) as archive:
             yield from lint_zip_names(archive.namelist(), zip_name=artifact.path_in_repo)
             broken = archive.testzip()
-    except zipfile.BadZipFile as error:
-        yield Finding(severity="error", path=artifact.path_in_repo, sentence=f"The archive cannot be read: {error}.")
+    except DAMAGE as error:
+        why = str(error) or "it is damaged"
+        yield Finding(severity="error", path=artifact.path_in_repo, sentence=f"The archive cannot be read: {why}.")
         return
     if broken is not None:
         yield Finding(severity="error", path=broken, sentence="Its checksum in the archive is wrong.")

@@ -1,0 +1,323 @@
+"""What reads bytes that others wrote: one function each. Any of them may refuse with an error of ours, with no other.
+
+`make test` runs each on a few hundred mutated files (test_fuzz.py), `make fuzz` for minutes under
+atheris, which looks for new paths through the code (run.py).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from hubpub import catalog, facts, holding
+from hubpub.architectures import components_of, default_latent, detect, export_params
+from hubpub.config import effective, read_defaults, read_file
+from hubpub.errors import HubpubError
+from hubpub.front_matter import load
+from hubpub.lint import lint_zip
+from hubpub.mil import blob, schema_pb2
+from hubpub.mil.archive import read_analytics, read_archive, write_analytics, write_archive
+from hubpub.mil.bundle import SMALL_FILES, read_bundle_files
+from hubpub.mil.compiled import compile_bundle
+from hubpub.mil.package import MODEL, read_model, serialize, write_manifest
+from hubpub.mil.parse import parse_program
+from hubpub.mil.survey import survey
+from hubpub.reading import Reading
+from hubpub.release import RemoteFile, RemoteState, merge, parse_manifest
+from hubpub.unzip import unpack
+from hubpub.weights import open_weights
+from tests import manifests, mil_models
+from tests.sources import make_source
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="hubpub-fuzz-")
+HERE = Path(_FOLDER.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """`run` reads `data`; it may raise HubpubError. `seeds` are files that it accepts."""
+
+    run: Callable[[bytes], object]
+    seeds: Callable[[], Iterable[bytes]]
+
+
+def attempt(target: Target, data: bytes) -> bool:
+    """Whether `data` was accepted; errors that are not ours are raised."""
+    try:
+        target.run(data)
+    except HubpubError:
+        return False
+    return True
+
+
+def _file(name: str, data: bytes) -> Path:
+    path = HERE / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+# -- what people and Hubs write as text ------------------------------------------------------------------------
+
+
+def config(data: bytes) -> None:
+    """A hubpub.toml."""
+    path = _file("hubpub.toml", data)
+    read_defaults(path, HERE)
+    for model in read_file(path, HERE):
+        _ = effective(model, {}).latent
+
+
+def card(data: bytes) -> None:
+    """Front matter of a card."""
+    facts.front_matter(b"---\n" + data + b"\n---\n")
+    with suppress(ValueError):
+        load(data.decode("utf-8", "replace"))
+
+
+def manifest(data: bytes) -> None:
+    """A hubpub.json: of a repo that is published to, fetched from, shown, and of a folder that is verified."""
+    found = parse_manifest(data)
+    if found is None:
+        return
+    with suppress(HubpubError):
+        merge(manifests.manifest(), found)
+    Reading.of(found)
+    files = tuple(
+        RemoteFile(path=file["path"], size=file["size"], sha256=file["sha256"], blob_id="") for file in found["files"]
+    )
+    state = RemoteState(repo_id="me/x", commit="c" * 40, files=files, manifest=found)
+    for offer in catalog.offers(state):
+        with suppress(HubpubError):
+            catalog.select(state, offer.name)
+    _file("release/hubpub.json", data)
+    holding.check_release(HERE / "release")
+
+
+def source(data: bytes) -> None:
+    """The small JSON files of a source, as one object: path → content."""
+    try:
+        files = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(files, dict):
+        return
+    texts = {str(name): json.dumps(value).encode() for name, value in files.items()}
+    found = facts.read_facts(texts.get, name="a/b")
+    _ = found.prediction_type, found.scheduler_name
+    architecture = detect(found.model_index, found.configs)
+    _ = found.scaling_factor, default_latent(found.configs)
+    for component in components_of(architecture, found.model_index, safety_checker=True):
+        for attention in ("original", "split_einsum_v2"):
+            export_params(component, found.configs, attention=attention, latent=None, batch=2, target="macOS13")
+
+
+# -- archives and weights --------------------------------------------------------------------------------------
+
+
+def archive(data: bytes) -> None:
+    """An archive of compiled models: what fetch unpacks and audit looks into."""
+    path = _file("x_original_compiled.zip", data)
+    lint_zip(path)
+    target = HERE / "unpacked"
+    try:
+        unpack(path, target)
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def safetensors(data: bytes) -> None:
+    """A safetensors file."""
+    _weights(_file("model.safetensors", data))
+
+
+def pickled(data: bytes) -> None:
+    """A torch zip file, which is read without executing its pickle."""
+    _weights(_file("model.bin", data))
+
+
+def blobs(data: bytes) -> None:
+    """A weight.bin of Core ML."""
+    reader = blob.BlobReader(_file("weight.bin", data))
+    try:
+        for offset in range(64, min(len(data), 1024), 64):
+            with suppress(HubpubError):
+                reader.read(offset)
+                reader.array(offset)
+                reader.array(offset, (2, 2))
+    finally:
+        reader.close()
+
+
+# -- Core ML's own files ---------------------------------------------------------------------------------------
+
+
+def model(data: bytes) -> None:
+    """A model.mlmodel in a package: read, and compiled."""
+    package = HERE / "A.mlpackage"
+    _file(f"A.mlpackage/{MODEL}", data)
+    write_manifest(package, weights=False, identity="0" * 64)
+    survey(read_model(package).mlProgram)
+    target = HERE / "A.mlmodelc"
+    try:
+        compile_bundle(package, target, stem="A", compiler="portable")
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def package_manifest(data: bytes) -> None:
+    """A package's Manifest.json."""
+    _file("B.mlpackage/Manifest.json", data)
+    _file(f"B.mlpackage/{MODEL}", serialize(mil_models.tiny()))
+    read_model(HERE / "B.mlpackage")
+
+
+def text(data: bytes) -> None:
+    """A model.mil."""
+    survey(parse_program(data.decode("utf-8", "replace")))
+
+
+def bundle(data: bytes) -> None:
+    """The small files of a compiled bundle; they are told apart by a mark."""
+    parts = data.split(_MARK)
+    read_bundle_files(dict(zip(SMALL_FILES, parts, strict=False)), name="A.mlmodelc")
+
+
+def described(data: bytes) -> None:
+    """A coremldata.bin."""
+    read_archive(data, name="A")
+
+
+def analytics(data: bytes) -> None:
+    """The coremldata.bin of analytics."""
+    read_analytics(data, name="A")
+
+
+_MARK = b"\n==== next file ====\n"
+
+
+def _weights(path: Path) -> None:
+    weights = open_weights([path])
+    try:
+        for name in weights.names():
+            with suppress(HubpubError):
+                weights.float16(name)
+                list(weights.pieces(name, 1 << 12))
+    finally:
+        weights.close()
+
+
+# -- seeds -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _zips() -> tuple[bytes, ...]:
+    made = []
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        target = io.BytesIO()
+        with zipfile.ZipFile(target, "w", compression) as opened:
+            opened.writestr("x_original_compiled/Unet.mlmodelc/metadata.json", "[{}]")
+            opened.writestr("x_original_compiled/Unet.mlmodelc/coremldata.bin", bytes(300))
+            opened.writestr("x_original_compiled/vocab.json", "{}")
+            opened.mkdir("x_original_compiled/empty")
+        made.append(target.getvalue())
+    return tuple(made)
+
+
+def _safetensors() -> list[bytes]:
+    header = {
+        "a.weight": {"dtype": "F16", "shape": [2, 4], "data_offsets": [0, 16]},
+        "b": {"dtype": "BF16", "shape": [4], "data_offsets": [16, 24]},
+        "__metadata__": {"format": "pt"},
+    }
+    text = json.dumps(header).encode()
+    return [len(text).to_bytes(8, "little") + text + bytes(24)]
+
+
+@cache
+def _pickled() -> tuple[bytes, ...]:
+    """A state dict as torch writes it, made without torch: protocol 2, two tensors of one storage."""
+    program = (
+        b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(X\x01\x00\x00\x00aq\x02"
+        b"ctorch._utils\n_rebuild_tensor_v2\nq\x03((X\x07\x00\x00\x00storageq\x04ctorch\nHalfStorage\nq\x05"
+        b"X\x01\x00\x00\x000q\x06X\x03\x00\x00\x00cpuq\x07K\x08tq\x08QK\x00K\x02K\x04\x86q\tK\x04K\x01\x86q\n"
+        b"\x89h\x00)Rq\x0btq\x0cRq\ru."
+    )
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as opened:
+        opened.writestr("archive/data.pkl", program)
+        opened.writestr("archive/data/0", bytes(16))
+        opened.writestr("archive/version", "3\n")
+    return (target.getvalue(),)
+
+
+def _blobs() -> list[bytes]:
+    path = HERE / "seed.bin"
+    with blob.BlobWriter(path) as writer:
+        writer.add(schema_pb2.FLOAT16, np.arange(8, dtype=np.float16))
+        writer.add(schema_pb2.UINT8, np.arange(16, dtype=np.uint8))
+    return [path.read_bytes()]
+
+
+def _models() -> list[bytes]:
+    return [serialize(mil_models.tiny(spec=spec)) for spec in (7, 8)]
+
+
+@cache
+def _bundle() -> tuple[bytes, ...]:
+    """The small files of a bundle that we have compiled."""
+    folder = mil_models.save_package(HERE / "seed.mlpackage", mil_models.tiny())
+    made = compile_bundle(folder, HERE / "seed.mlmodelc", stem="seed", compiler="portable").bundle
+    return tuple((made / name).read_bytes() for name in SMALL_FILES)
+
+
+@cache
+def _source() -> tuple[bytes, ...]:
+    folder = make_source(HERE / "source", "sd15", tiny=True)
+    names = [name for name in facts.SMALL_FILES if name.endswith(".json") and (folder / name).is_file()]
+    return (json.dumps({name: json.loads((folder / name).read_bytes()) for name in names}).encode(),)
+
+
+_CONFIG = b"""bits = 4
+attention = ["original"]
+floor = { unet = 30.5 }
+[fetch]
+variant = "original/zip"
+zip = true
+[[models]]
+source = "a/b"
+latent_height = 64
+latent_width = 64
+"""
+_CARD = b"license: mit\ntags: &t [a, 'b', \"c\"]\nmore: *t\nwhen: 2024-01-02\nnested: {<<: {a: 1}, b: [1.5, ~]}\n"
+
+TARGETS: dict[str, Target] = {
+    "config": Target(run=config, seeds=lambda: [_CONFIG]),
+    "card": Target(run=card, seeds=lambda: [_CARD]),
+    "manifest": Target(run=manifest, seeds=lambda: [json.dumps(manifests.manifest()).encode()]),
+    "source": Target(run=source, seeds=_source),
+    "archive": Target(run=archive, seeds=_zips),
+    "safetensors": Target(run=safetensors, seeds=_safetensors),
+    "pickled": Target(run=pickled, seeds=_pickled),
+    "blobs": Target(run=blobs, seeds=_blobs),
+    "model": Target(run=model, seeds=_models),
+    "package-manifest": Target(
+        run=package_manifest, seeds=lambda: [_bundle() and (HERE / "seed.mlpackage/Manifest.json").read_bytes()]
+    ),
+    "text": Target(run=text, seeds=lambda: [_bundle()[0]]),
+    "bundle": Target(run=bundle, seeds=lambda: [_MARK.join(_bundle())]),
+    "described": Target(
+        run=described, seeds=lambda: [write_archive(mil_models.tiny().description, spec_version=7, functions=1)]
+    ),
+    "analytics": Target(run=analytics, seeds=lambda: [write_analytics(serialize(mil_models.tiny()))]),
+}
