@@ -28,19 +28,22 @@ def describe(folder: Path) -> Checkout:
         with git.Repo(folder) as repo:
             remote = next((remote.url for remote in repo.remotes if remote.name == "origin"), None)
             commit = repo.head.commit.hexsha if repo.head.is_valid() else None
-            return Checkout(commit=commit, dirty=repo.is_dirty(untracked_files=True), remote=_public(remote))
+            return Checkout(commit=commit, dirty=repo.is_dirty(untracked_files=True), remote=_told(remote))
     except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandError, ValueError) as error:
         raise SourceNotFound(f"{folder} looks like a git checkout, but git cannot read it.") from error
 
 
 def working_repo(folder: Path) -> Checkout | None:
-    """The checkout that `folder` is in, or None."""
+    """The checkout that `folder` is in; None where there is none that git can read."""
     try:
         with git.Repo(folder, search_parent_directories=True) as repo:
             root = repo.working_tree_dir
     except (git.InvalidGitRepositoryError, git.NoSuchPathError):
         return None
-    return describe(Path(root)) if root else None
+    try:
+        return describe(Path(root)) if root else None
+    except SourceNotFound:
+        return None
 
 
 def clone(source: Source, cache: Path) -> Path:
@@ -97,9 +100,16 @@ def _translated(error: git.GitCommandError, source: Source) -> SourceNotFound | 
     return SourceNotFound(f"git cannot clone {url}.", hint="Check the URL with `git ls-remote`.")
 
 
-def _public(url: str | None) -> str | None:
+def _told(remote: str | None) -> str | None:
+    """A remote as a manifest may tell it; None for a place on this machine."""
+    if remote is None or remote.startswith("file:") or Path(remote).exists():
+        return None
+    return _public(remote) if ":" in remote else None  # also git@host:path
+
+
+def _public(url: str) -> str:
     """A URL without user and password: they are nobody's business."""
-    if url is None or "://" not in url:
+    if "://" not in url:
         return url
     parts = urlsplit(url)
     host = parts.hostname or ""

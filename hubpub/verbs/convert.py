@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +132,27 @@ def _open_weights(missing: Iterable[Step], folder: Path) -> None:
 
 
 def run_facts() -> dict[str, Any]:
-    """What changes by itself from run to run: the time, and in CI the run's address."""
-    facts: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    """What changes by itself from run to run: time, versions, the repo that it was run in, and in CI its address."""
+    facts: dict[str, Any] = {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {"python": platform.python_version(), **dict(_versions())},
+    }
+    if shutil.which("git"):  # GitPython cannot be imported without it
+        from hubpub.checkout import working_repo
+
+        working = working_repo(Path.cwd())
+        if working is not None and working.commit is not None:
+            facts["working_repo"] = asdict(working)
     server, repo, run = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
     if server and repo and run:
         facts["ci"] = f"{server}/{repo}/actions/runs/{run}"
     return facts
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in ("numpy", "huggingface_hub", "torch", "coremltools", "diffusers", "transformers"):
+        with suppress(PackageNotFoundError):
+            yield package, version(package)
 
 
 def _artifacts(prepared: Prepared, entries: Mapping[str, Entry], folder: Path) -> Iterator[Artifact]:

@@ -12,6 +12,7 @@ from hubpub.checkout import describe
 from hubpub.config import effective
 from hubpub.errors import ConfigError, SourceNotFound
 from hubpub.store import Store
+from hubpub.verbs.convert import run_facts
 from hubpub.verbs.prepare import Prepared, Session, prepare
 
 
@@ -79,7 +80,29 @@ def test_what_cannot_be_cloned(tmp_path: Path) -> None:
         _prepare("git+ext::sh -c touch% x", tmp_path)
 
 
-def test_a_remote_is_told_without_its_password(repo: Path) -> None:
+@pytest.mark.parametrize(
+    ("remote", "told"),
+    [
+        ("https://user:secret@example.org/a/b.git", "https://example.org/a/b.git"),
+        ("git@example.org:a/b.git", "git@example.org:a/b.git"),
+        ("/home/me/secret-project", None),
+        ("file:///home/me/secret-project", None),
+    ],
+)
+def test_a_remote_is_told_without_password_or_place(repo: Path, remote: str, told: str | None) -> None:
     with git.Repo(repo) as made:
-        made.create_remote("origin", "https://user:secret@example.org/a/b.git")
-    assert describe(repo).remote == "https://example.org/a/b.git"
+        made.create_remote("origin", remote)
+    assert describe(repo).remote == told
+
+
+def test_a_manifest_says_where_it_was_made(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repo / "below").mkdir()
+    monkeypatch.chdir(repo / "below")
+    with git.Repo(repo) as made:
+        made.create_remote("origin", "https://example.org/a/b.git")
+        commit = made.head.commit.hexsha
+    facts = run_facts()
+    assert facts["working_repo"] == {"commit": commit, "dirty": False, "remote": "https://example.org/a/b.git"}
+    assert {"python", "numpy", "huggingface_hub"} <= set(facts["versions"])
+    monkeypatch.chdir(tmp_path)
+    assert "working_repo" not in run_facts()
