@@ -35,6 +35,7 @@ def manifest(*, bits: int = 6, ran: bool = False, pictures: dict[str, bytes] | N
         "card": {"license": "creativeml-openrail-m", "tags": ["core-ml"]},
         "variants": {
             f"{attention}/{form}": {"files": 3, "size": 3_000_000}
+            | ({"path": f"coreml-tiny_{attention}_compiled.zip"} if form == "zip" else {})
             for attention in _ATTENTIONS
             for form in ("compiled", "packages", "zip")
         },
