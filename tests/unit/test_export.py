@@ -6,6 +6,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from tiny_modules import FOLDERS, params, psnr, state
 
 from hubpub import runtime
-from hubpub.errors import Unproven
+from hubpub.errors import BadWeights, Unproven
 from hubpub.graph import Graph, Reference, main_block
 from hubpub.mil import schema_pb2 as schema
 from hubpub.mil.blob import BlobReader
@@ -24,7 +25,7 @@ from hubpub.mil.package import WEIGHT_BIN, read_model
 from hubpub.nets import lowering, networks, weightless
 from hubpub.nets.clip import SelfAttention
 from hubpub.step import canonical
-from hubpub.steps import export, fill
+from hubpub.steps import export, fill, plain
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder", "safety_checker")
 
@@ -267,6 +268,66 @@ def test_an_unknown_literal_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path:
         weightless.export(params("text_encoder"))
     assert "known literal" in export.run(params("text_encoder"), {}, tmp_path)["unproven"]
     assert not list(tmp_path.iterdir()), "no graph that could be taken for a proven one"
+
+
+def test_a_parameter_that_stays_in_fp32_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "_in_half", lambda op: False)
+    with pytest.raises(Unproven, match="is float32, not fp16"):
+        weightless.export(params("text_encoder"))
+
+
+def test_a_small_network_that_is_another_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def smaller(given: dict[str, Any]) -> dict[str, Any]:
+        return given | {"config": given["config"] | {"num_hidden_layers": 2}}
+
+    monkeypatch.setattr(weightless, "_small", smaller)
+    with pytest.raises(Unproven, match="uses its weights in another way"):
+        weightless.export(params("text_encoder"))
+
+
+def _change(tensors: dict[str, torch.Tensor], name: str, fault: str) -> None:
+    """Lose, add, reshape or spoil a tensor."""
+    match fault:
+        case "missing":
+            del tensors[name]
+        case "unknown":
+            tensors["extra.weight"] = torch.zeros(3)
+        case "another shape":
+            tensors[name] = tensors[name][:-1].clone()
+        case _:
+            tensors[name] = tensors[name].clone().fill_(float(fault))
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("missing", r"1 of 52 tensors are missing \(.*layers\.1\.mlp\.fc1\.bias\)"),
+        ("unknown", r"1 tensors are not part of the network \(extra\.weight\)"),
+        ("another shape", r"layers\.1\.mlp\.fc1\.bias (is )?\(255,\)(, the network's| instead of) \(256,\)"),
+        ("inf", r"tensor .*layers\.1\.mlp\.fc1\.bias of weights\.safetensors holds values that are infinite"),
+        ("nan", r"tensor .*layers\.1\.mlp\.fc1\.bias of weights\.safetensors holds values that are infinite"),
+        ("70000", r"tensor .*layers\.1\.mlp\.fc1\.bias of weights\.safetensors holds values that are infinite"),
+    ],
+)
+@pytest.mark.parametrize("way", ["graph", "plain"])
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, way: str, fault: str, sentence: str) -> None:
+    given = params("text_encoder")
+    tensors = {name: tensor.contiguous() for name, tensor in state("text_encoder").items()}
+    _change(tensors, next(name for name in tensors if name.endswith("layers.1.mlp.fc1.bias")), fault)
+    for name in ("graph", "source", "out"):
+        (tmp_path / name).mkdir()
+    save_file(tensors, tmp_path / "source" / "weights.safetensors")
+    inputs = {"graph": tmp_path / "graph", "source": tmp_path / "source"}
+    asked = {"weights": ["weights.safetensors"]}
+    if way == "plain":
+        convert = partial(plain.run, asked | {"graph": given, "reason": "For a test."})
+    else:
+        graph("text_encoder").save(inputs["graph"])
+        convert = partial(
+            fill.run, asked | {"component": "text_encoder", "bits": 16, "palettizes": True, "metadata": {}}
+        )
+    with pytest.raises(BadWeights, match=sentence):
+        convert(inputs, tmp_path / "out")
 
 
 @pytest.mark.parametrize("numbered", [weightless._numbered_rows, weightless._numbered_columns])

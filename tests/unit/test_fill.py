@@ -410,6 +410,17 @@ def test_values_that_float16_cannot_hold_are_refused_by_name(tmp_path: Path, bad
         _simple(tmp_path, {"a": values}, a=(60, 60))
 
 
+def test_a_derived_constant_that_is_not_finite_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "TRANSFORMS", {**fill.TRANSFORMS, "negate": lambda values: values + np.float32("inf")})
+    draft = _graph(tmp_path / "graph")
+    _reference(draft.block, "w_to_fp16", "@source/negate(w)", (4, 4))
+    source = _write(tmp_path / "source", {"w": np.ones((4, 4), np.float16)})
+    with pytest.raises(BadWeights, match="tensor w cannot be brought into the form"):
+        _fill(_save(draft), source, tmp_path / "out")
+
+
 def test_a_graph_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     draft = _graph(tmp_path / "twice")
     block = draft.block
