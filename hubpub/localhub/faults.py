@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Kind = Literal[
     "refuse",
     "reset",
+    "reset-upload",
     "truncate",
     "delay",
     "throttle",
@@ -41,6 +42,7 @@ class Fault:
     """One rule.
 
     kind: `refuse` cut the connection before any answer · `reset` the answer breaks off after `at` bytes of its body ·
+    `reset-upload` the connection is cut after `at` bytes of the request's body (or its end) ·
     `truncate` likewise, but the connection ends in good order · `delay` by `seconds`, then go on · `throttle` is
     `rate` alone · `status` answer `status`, with Retry-After where `retry_after` is set ·
     `corrupt` flip a bit of the answer's byte `at` · `corrupt-upload` flip a bit of the request's byte `at` · `stale`
@@ -115,32 +117,40 @@ async def suffer(
     intrude: Callable[[], Awaitable[None]],
 ) -> None:
     """Handle one request under a fault. `intrude` makes the commit of somebody else."""
-    if fault.rate < math.inf:
-        receive, send = _throttled(receive, send, fault.rate)
     match fault.kind:
         case "refuse":
             _cut(transport)
-        case "delay":
-            await asyncio.sleep(fault.seconds)
-            await handle(receive, send)
+            return
         case "status":
             await _answer(fault, send)
+            return
+        case "delay":
+            await asyncio.sleep(fault.seconds)
         case "stale":
             await intrude()
-            await handle(receive, send)
+    await handle(*_bent(fault, receive, send, transport))
+    if fault.kind == "lost":
+        _cut(transport)
+
+
+def _bent(fault: Fault, receive: Receive, send: Send, transport: asyncio.Transport) -> tuple[Receive, Send]:
+    """What a request is heard and answered through."""
+    if fault.rate < math.inf:
+        receive, send = _throttled(receive, send, fault.rate)
+    match fault.kind:
         case "corrupt":
-            await handle(receive, _flipping(send, fault.at))
+            send = _flipping(send, fault.at)
         case "corrupt-upload":
-            await handle(_flipping_receive(receive, fault.at), send)
-        case "throttle":
-            await handle(receive, send)
-        case "watch":
-            await handle(*_watched(receive, send, fault.heard))
+            receive = _flipping_receive(receive, fault.at)
+        case "reset-upload":
+            receive = _cutting(receive, fault.at, transport)
         case "reset" | "truncate":
-            await handle(receive, _stopping(send, fault, transport))
+            send = _stopping(send, fault, transport)
+        case "watch":
+            receive, send = _watched(receive, send, fault.heard)
         case "lost":
-            await handle(receive, _swallow)
-            _cut(transport)
+            send = _swallow
+    return receive, send
 
 
 async def _answer(fault: Fault, send: Send) -> None:
@@ -212,6 +222,21 @@ def _watched(receive: Receive, send: Send, heard: Callable[[int, bool], None]) -
         await send(message)
 
     return receiving, sending
+
+
+def _cutting(receive: Receive, at: int, transport: asyncio.Transport) -> Receive:
+    left = at
+
+    async def cutting() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0 or not message.get("more_body", False):
+            _cut(transport)
+            return {"type": "http.disconnect"}
+        return message
+
+    return cutting
 
 
 def _stopping(send: Send, fault: Fault, transport: asyncio.Transport) -> Send:

@@ -29,7 +29,8 @@ def listen(host: str, port: int) -> socket.socket:
             hint="Use 127.0.0.1, localhost or ::1.",
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small packets at once only where the protocol is named: without it each answer takes 40 ms longer
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1" if host == "localhost" else host, port))

@@ -349,6 +349,18 @@ def test_the_log_counts_bytes(hub: LocalHub) -> None:
     assert hub.received("commit") == len(body)
 
 
+def test_answers_do_not_wait_for_more_to_send(hub: LocalHub) -> None:
+    connection = http.client.HTTPConnection(hub.endpoint.removeprefix("http://"))
+    seconds = []
+    for _ in range(12):
+        began = time.perf_counter()
+        connection.request("GET", "/api/models?limit=1")
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - began)
+    connection.close()
+    assert sorted(seconds)[3] < 0.035  # the delayed acknowledgement that Nagle's algorithm waits for takes 40 ms
+
+
 def test_faults(tmp_path: Path) -> None:
     faults = Faults()
     with running(tmp_path / "hub", faults=faults) as hub:
