@@ -13,7 +13,7 @@ from sources import make_source
 
 import hubpub
 from hubpub import errors
-from hubpub.errors import FindingsError, NotEnoughMemory
+from hubpub.errors import FindingsError, NotEnoughMemory, PublishError
 from tests.e2e.releases import release, tree
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -77,3 +77,18 @@ def test_a_folder_that_was_changed(tmp_path: Path) -> None:
     with pytest.raises(FindingsError, match="are not as they were published") as caught:
         hubpub.verify(folder)
     assert "original/packages/vocab.json has 2 bytes instead of 8" in caught.value.findings
+
+
+def test_a_revision_that_is_no_release(tmp_path: Path) -> None:
+    pytest.importorskip("starlette", reason="the embedded Hub needs hubpub[local]")
+    from hubpub.localhub import running
+    from hubpub.verbs.prepare import Session
+    from hubpub.verbs.restore import restore
+
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "notes.txt").write_bytes(b"mine")
+    with running(tmp_path / "hub") as hub:
+        hub.storage.import_folder("me/x", tmp_path / "repo")
+        session = Session.open(endpoint=hub.endpoint, token=hub.token)
+        with pytest.raises(PublishError, match="has no manifest of hubpub"):
+            restore("me/x", "main", session=session, dry_run=True)
