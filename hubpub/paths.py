@@ -10,7 +10,7 @@ from typing import Final
 from hubpub.errors import UnsafeArchive
 
 # What Windows would open instead of a file.
-_DEVICES: Final = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_DEVICES: Final = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 _MAX_NAME_BYTES: Final = 255
 
 

@@ -110,6 +110,22 @@ def test_an_earlier_release_is_brought_back_by_its_tag(
     program("restore", REPO, "v3", status=7)
 
 
+def test_nothing_is_sent_that_was_not_asked_for(program: Program, local: LocalHub, tmp_path: Path) -> None:
+    """Only `publish` and `restore` write, and not in a dry run."""
+    folder = converted(tmp_path / "one", "original")
+    program("publish", folder, "--tag", "v1")
+    changed = converted(tmp_path / "two", "original", seed=2)
+    seen = len(local.requests)
+    program("publish", changed, "--dry-run")
+    program("restore", REPO, "v1", "--dry-run")
+    program("plan", "hf:them/none", status=3)
+    program("variants", REPO)
+    program("verify", REPO)
+    program("audit", REPO)
+    program("fetch", REPO, "--dest", str(tmp_path / "models"))
+    assert {request.method for request in local.requests[seen:]} == {"GET"}
+
+
 def test_what_is_no_release_is_not_brought_back(program: Program, hub: Hub) -> None:
     hub.api.create_repo(REPO)
     assert "no manifest" in program("restore", REPO, "main", status=7).stderr
