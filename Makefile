@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check chaos setup schema docs snapshots clean
+.PHONY: demo test check chaos fuzz setup schema docs snapshots clean
 
 demo: setup
 	$(BIN)/hubpub demo
@@ -22,6 +22,15 @@ check: setup
 
 chaos: setup  # 500 kills of convert, publish and fetch; goes on where it was stopped (about an hour)
 	HF_HOME=build/chaos/hf HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m tests.chaos.run
+
+FUZZ_SECONDS ?= 120
+
+fuzz: setup  # atheris on every reader of bytes that others wrote, FUZZ_SECONDS each (Linux; a crash-* file where one falls)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
+	@set -e; for target in $$(PYTHONPATH=tests $(BIN)/python -m tests.fuzz.run); do \
+		echo "== $$target"; \
+		PYTHONPATH=tests $(BIN)/python -m tests.fuzz.run $$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -verbosity=0; \
+	done
 
 setup: $(STAMP)
 

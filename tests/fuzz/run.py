@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz.run TARGET [libFuzzer's options]`: one target under atheris, guided by what it reaches.
+"""`python -m tests.fuzz.run TARGET [libFuzzer's options]`: one target under atheris; without TARGET, their names.
 
 An input that ends in an error which is not ours is written to crash-* here, and the run stops.
 """
@@ -12,6 +12,11 @@ from pathlib import Path
 
 def main() -> None:
     """Mutate the seeds of a target until time is up (-max_total_time=SECONDS) or something falls out."""
+    if len(sys.argv) < 2:
+        from tests.fuzz.targets import TARGETS
+
+        print("\n".join(TARGETS))
+        return
     import atheris
 
     with atheris.instrument_imports(include=["hubpub", "yaml", "tomllib", "zipfile"]):
