@@ -49,6 +49,15 @@ _PARTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("transformers", "transformers"),
     ),
     "local": (("starlette", "starlette"), ("uvicorn", "uvicorn")),
+    "report": (("vl-convert-python", "vl_convert"),),
+    "sign": (("sigstore", "sigstore"),),
+}
+# What the parts that can be left out are for.
+_FOR: Final = {
+    "convert": "For architectures without a shipped graph, and --verify numeric",
+    "local": "For --endpoint local and `hubpub demo`",
+    "report": "For the charts of `hubpub report`",
+    "sign": "For --sign and --verify-signature",
 }
 
 
@@ -110,14 +119,9 @@ def packages(part: str) -> Check:
     if not absent:
         return Check(name=part, state="ok", found=found)
     found = f"without {', '.join(absent)}" + (f"; {found}" if found else "")
-    match part:
-        case "packages":
-            return Check(name=part, state="broken", found=found, to_do="Install hubpub again: `pip install hubpub`.")
-        case "convert":
-            to_do = "For architectures without a shipped graph, and --verify numeric: `pip install 'hubpub[convert]'`."
-        case _:
-            to_do = "For --endpoint local and `hubpub demo`: `pip install 'hubpub[local]'`."
-    return Check(name=part, state="note", found=found, to_do=to_do)
+    if part not in _FOR:
+        return Check(name=part, state="broken", found=found, to_do="Install hubpub again: `pip install hubpub`.")
+    return Check(name=part, state="note", found=found, to_do=f"{_FOR[part]}: `pip install 'hubpub[{part}]'`.")
 
 
 def compiler() -> Check:

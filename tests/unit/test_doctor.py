@@ -17,7 +17,20 @@ from hubpub.store import Store
 from hubpub.verbs import doctor
 from hubpub.verbs.doctor import Check
 
-NAMES = ["python", "packages", "convert", "local", "compiler", "memory", "disk", "store", "endpoint", "token"]
+NAMES = [
+    "python",
+    "packages",
+    "convert",
+    "local",
+    "report",
+    "sign",
+    "compiler",
+    "memory",
+    "disk",
+    "store",
+    "endpoint",
+    "token",
+]
 
 
 @pytest.fixture
@@ -74,7 +87,7 @@ def test_a_hub_that_is_not_there(root: Path) -> None:
     done = _doctor("--endpoint", "http://127.0.0.1:9")
     assert done.exit_code == 4
     assert "BROKEN  endpoint" in done.stdout
-    assert "1 of 9 checks failed: endpoint." in done.stderr
+    assert "1 of 11 checks failed: endpoint." in done.stderr
 
 
 def test_a_hub_that_fails(root: Path, tmp_path: Path) -> None:
@@ -145,8 +158,10 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_importable", lambda module: module not in ("torch", "numba", "uvicorn"))
-    assert [doctor.packages(part).state for part in ("packages", "convert", "local")] == ["broken", "note", "note"]
+    monkeypatch.setattr(doctor, "_importable", lambda module: module not in ("torch", "numba", "uvicorn", "vl_convert", "sigstore"))
+    parts = ("packages", "convert", "local", "report", "sign")
+    assert [doctor.packages(part).state for part in parts] == ["broken", "note", "note", "note", "note"]
+    assert all(f"hubpub[{part}]" in doctor.packages(part).to_do for part in parts[1:])
     assert "hubpub[convert]" in doctor.packages("convert").to_do
     assert doctor.packages("convert").found.startswith("without torch; coremltools ")
 
