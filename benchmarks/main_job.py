@@ -1,11 +1,10 @@
-"""The main job, timed: publish a source to the embedded Hub, publish it again, fetch a variant.
+"""The main job, timed: publish a source to the embedded Hub, publish it again and at another width, fetch a variant.
 
     python benchmarks/main_job.py SOURCE WORK [--verify weights] [--attention original …] [--keep-graphs]
 
 Each run starts with an empty store (with --keep-graphs, one that holds the graphs alone, as
-for a second fine-tune of one architecture). Peak memory is the largest sum of the private
-and the proportionally shared memory (PSS) of all of hubpub's processes, looked at ten times
-a second; Linux only. Prints Markdown.
+for a second fine-tune of one architecture). The embedded Hub runs in this process, and
+memory is that of hubpub's processes: a user publishes to huggingface.co. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -14,15 +13,17 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import psutil
+from measuring import Run, hubpub, limits, machine, memory, run
+
+from hubpub.localhub import LocalHub, running
 
 REPO = "me/coreml-bench-palettized"
+# What a worker imports before it fills and palettizes.
+IMPORTS = "import hubpub.steps.fill, hubpub.palettize"
 
 
 def main() -> None:
@@ -39,61 +40,52 @@ def main() -> None:
         keep_graphs(work / "store")
     else:
         shutil.rmtree(work / "store", ignore_errors=True)
-    for name in ("hub", "models"):
+    for name in ("hub", "hf", "models"):
         shutil.rmtree(work / name, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
+    print(f"{machine()}\n")
     options = ["--verify", arguments.verify, *(word for name in arguments.attention for word in ("--attention", name))]
-    publish = ["publish", str(arguments.source.resolve()), "--to", REPO, "--endpoint", "local", "--json", *options]
-    print("| run | seconds | peak memory | bytes sent |\n|---|---:|---:|---:|")
-    first = report("publish, empty store", publish, work)
-    report("publish again, nothing changed", publish, work)
-    report("fetch original/packages", ["fetch", REPO, "--endpoint", "local", "--json"], work)
-    report("fetch again", ["fetch", REPO, "--endpoint", "local", "--json"], work)
-    print(f"\n{first['counts']['new']} files in the release\n")
-    steps(work / "store")
+    publish = ["publish", str(arguments.source.resolve()), *options]
+    with running(work / "hub") as hub:
+        print("| run | seconds | peak memory | bytes sent |\n|---|---:|---:|---:|")
+        first = report(f"publish, empty store (`--verify {arguments.verify}`)", [*publish, "--to", REPO], work, hub)
+        report("publish again, nothing changed", [*publish, "--to", REPO], work, hub)
+        report("fetch original/packages", ["fetch", REPO], work, hub)
+        report("fetch again", ["fetch", REPO], work, hub)
+        published = keys(work / "store")
+        report("publish at 8 bits, same store", [*publish, "--to", f"{REPO}-8", "--bits", "8"], work, hub)
+        row("import what fills and palettizes", run(["-c", IMPORTS], folder=work))
+        own = next(memory(os.getpid()))
+        print(f"\n{first['counts']['new']} files in the release; the Hub's own process: {own / 1e6:.0f} MB\n")
+    steps(work / "store", published)
+    print()
+    for name, rate in limits(work).items():
+        print(f"{name}: {rate / 1e6:.0f} MB/s")
 
 
-def report(name: str, arguments: list[str], work: Path) -> dict[str, dict[str, int]]:
+def report(name: str, arguments: list[str], work: Path, hub: LocalHub) -> dict[str, Any]:
     """Run hubpub once, print a row, return its JSON."""
-    seconds, peak, answer = run(arguments, work)
-    told = json.loads(answer)
-    sent = told.get("sent_bytes")
-    print(f"| {name} | {seconds:.1f} | {peak / 1e9:.2f} GB | {'' if sent is None else f'{sent:,}'} |", flush=True)
-    return dict(told)
+    done = hubpub(arguments, work=work, endpoint=hub.endpoint, token=hub.token)
+    told: dict[str, Any] = json.loads(done.answer)
+    row(name, done, sent=told.get("sent_bytes"))
+    return told
 
 
-def run(arguments: list[str], work: Path) -> tuple[float, int, str]:
-    """Seconds, peak bytes over all processes, and stdout of one run of hubpub."""
-    environment = {**os.environ, "HUBPUB_CACHE": str(work / "store"), "HUBPUB_HUB": str(work / "hub")}
-    started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hubpub", *arguments], cwd=work, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, sum(memory(process.pid)))
-        time.sleep(0.1)
-    assert process.stdout is not None
-    if process.returncode != 0:
-        raise SystemExit(f"hubpub {arguments[0]} ended with {process.returncode}")
-    return time.monotonic() - started, peak, process.stdout.read()
+def row(name: str, done: Run, *, sent: int | None = None) -> None:
+    """One line of the table."""
+    amount = "" if sent is None else f"{sent:,}"
+    print(f"| {name} | {done.seconds:.1f} | {done.peak / 1e9:.2f} GB | {amount} |", flush=True)
 
 
-def memory(pid: int) -> Iterator[int]:
-    """PSS of a process and of all that it has started."""
-    try:
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
-            yield 1024 * int(text.split("Pss:")[1].split()[0])
-    except (psutil.NoSuchProcess, OSError, IndexError):
-        return  # it has ended between the list and the look
-
-
-def entries(store: Path) -> Iterator[tuple[Path, dict[str, float | str | dict[str, int]]]]:
+def entries(store: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The store's finished steps."""
     for path in store.glob("steps/??/*/entry.json"):
         yield path.parent, json.loads(path.read_text(encoding="utf-8"))
+
+
+def keys(store: Path) -> set[str]:
+    """The keys of all finished steps."""
+    return {str(entry["key"]) for _, entry in entries(store)}
 
 
 def keep_graphs(store: Path) -> None:
@@ -103,14 +95,17 @@ def keep_graphs(store: Path) -> None:
             shutil.rmtree(folder)
 
 
-def steps(store: Path) -> None:
-    """The per-step table."""
-    print("| step | seconds | peak memory | written |\n|---|---:|---:|---:|")
+def steps(store: Path, published: set[str]) -> None:
+    """The table of the first publish's steps, and what another width made anew."""
+    head = "| step | seconds | peak memory | written |\n|---|---:|---:|---:|"
     rows = sorted((entry for _, entry in entries(store)), key=lambda entry: entry["created"])
-    for entry in rows:
-        size = sum(file["size"] for file in entry["files"]) / 1e6
-        peak = entry["measurements"]["peak_memory"] / 1e6
-        print(f"| {entry['label']} ({entry['kind']}) | {entry['seconds']:.1f} | {peak:.0f} MB | {size:.1f} MB |")
+    first = [entry for entry in rows if entry["key"] in published]
+    for title, some in (("", first), ("\nOf another width, only these:\n\n", rows[len(first) :])):
+        print(f"{title}{head}")
+        for entry in some:
+            size = sum(file["size"] for file in entry["files"]) / 1e6
+            peak = entry["measurements"]["peak_memory"] / 1e6
+            print(f"| {entry['label']} ({entry['kind']}) | {entry['seconds']:.1f} | {peak:.0f} MB | {size:.1f} MB |")
 
 
 if __name__ == "__main__":
