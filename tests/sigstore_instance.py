@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 from cryptography import x509
@@ -171,8 +172,24 @@ def running(folder: Path) -> Iterator[tuple[Instance, Path]]:
     instance = Instance()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Logging in: whoever comes is let in, and sent back with a code."""
+            address = urlsplit(self.path)
+            if address.path == "/.well-known/openid-configuration":
+                endpoints = {f"{name}_endpoint": f"{instance.url}/{name}" for name in ("authorization", "token")}
+                self._answer(200, endpoints)
+                return
+            asked = parse_qs(address.query)
+            self.send_response(302)
+            self.send_header("Location", f"{asked['redirect_uri'][0]}?code=1&state={asked['state'][0]}")
+            self.end_headers()
+
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == "/token":
+                self._answer(200, {"access_token": token("me@example.org")})
+                return
+            body = json.loads(data)
             if instance.refuses:
                 status, told = 503, {"code": 503, "message": "closed today"}
             elif self.path == "/api/v2/signingCert":
@@ -180,6 +197,9 @@ def running(folder: Path) -> Iterator[tuple[Instance, Path]]:
             else:
                 assert self.path == "/api/v1/log/entries"
                 status, told = 201, instance.record(body)
+            self._answer(status, told)
+
+        def _answer(self, status: int, told: dict[str, Any]) -> None:
             data = json.dumps(told).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

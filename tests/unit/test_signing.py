@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from hypothesis import given, settings
@@ -59,6 +62,26 @@ def test_a_person_is_known_by_address(instance: Instance, monkeypatch: pytest.Mo
     monkeypatch.setenv(signing.TOKEN, token("me@example.org"))
     signature = signing.sign(MANIFEST).encode()
     assert signing.verify(MANIFEST, signature, wanted=Wanted(identity="me@example.org")).identity == "me@example.org"
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # sigstore leaves its own server's socket open
+def test_a_person_logs_in_with_a_browser(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    visited: list[str] = []
+
+    def browser(address: str) -> bool:
+        visited.append(address)
+        with urlopen(address) as page:
+            return bool(page.read())
+
+    monkeypatch.delenv(signing.TOKEN)
+    monkeypatch.setattr("webbrowser.open", browser)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    signing.check()
+    assert not visited  # nobody is asked before there is something to sign
+    signature = signing.sign(MANIFEST).encode()
+    assert signing.verify(MANIFEST, signature, wanted=Wanted()).identity == "me@example.org"
+    assert len(visited) == 1
+    gc.collect()
 
 
 @pytest.mark.parametrize(
