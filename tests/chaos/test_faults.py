@@ -11,7 +11,8 @@ import pytest
 
 from hubpub.destinations import Receipt, release_files, send
 from hubpub.destinations.hub import HubDestination
-from hubpub.hub import Hub
+from hubpub.errors import HubpubError
+from hubpub.hub import Hub, session
 from hubpub.localhub import Fault, LocalHub, running
 from hubpub.release import Release
 from hubpub.remembered import Memory
@@ -84,9 +85,10 @@ def repo() -> str:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundredth of each pause before another attempt."""
+    """A hundredth of each pause before another attempt, of ours, the client's and hf_xet's."""
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / 100))
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "30ms")
 
 
 def publish(hub: Hub, made: Release) -> Receipt:
@@ -154,6 +156,28 @@ class TestPublish:
         assert len(local.faults.fired) == 1
         assert receipt.commit == hub.commit(repo)
         check_main(local, repo, files)
+
+    @pytest.mark.parametrize("byte", [5, 50_000, 250_000])
+    def test_bytes_that_change_on_the_way_to_xet_are_no_file_of_anybody(
+        self,
+        byte: int,
+        local: LocalHub,
+        hub: Hub,
+        memory: Memory,
+        repo: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(session, "PATIENCE", 0.5)
+        local.faults.add(Fault(kind="corrupt-upload", path="/xorbs/", at=byte, times=None))
+
+        def publish_and_fetch() -> None:
+            publish(hub, release(tmp_path / "made", fresh(), repo_id=repo))
+            run(repo, hub=hub, memory=memory, dest=tmp_path / "out")
+
+        with pytest.raises(HubpubError):
+            publish_and_fetch()
+        assert not (tmp_path / "out" / WEIGHT.removeprefix("original/packages/")).exists()
 
 
 @pytest.mark.usefixtures("lfs")
