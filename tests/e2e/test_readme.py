@@ -1,7 +1,8 @@
 """Blocks of the README and of docs/ run as they are written, page by page, with a source called my-model.
 
 A comment before each block says what becomes of it: `run`, `file: PATH` (it is that file), `append: PATH`,
-`tested: WHERE`, or `not run: WHY`. Pages share the embedded Hub and the store; each has a folder of its own.
+`tested: WHERE`, or `not run: WHY`. Pages share the embedded Hub and the store; each has a folder of its own, in which
+its blocks follow each other as in one shell.
 """
 
 from __future__ import annotations
@@ -83,18 +84,21 @@ def test_the_blocks_run(tmp_path: Path) -> None:
         else:
             shutil.copytree(ROOT / DEMO, folder / "my-model")
         for block in _blocks(page):
-            _do(block, folder, environment)
+            folder = _do(block, folder, environment)
 
 
-def _do(block: Block, folder: Path, environment: dict[str, str]) -> None:
+def _do(block: Block, folder: Path, environment: dict[str, str]) -> Path:
+    """Do what the comment says in `folder`; the folder where a reader's shell is then."""
     if block.what in ("file", "append"):
         file = folder / str(block.detail)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w" if block.what == "file" else "a", encoding="utf-8") as target:
             target.write(block.code)
     if block.what != "run":
-        return
-    bash = block.language == "bash"
-    command = ["bash", "-euo", "pipefail", "-c", block.code] if bash else [sys.executable, "-c", block.code]
+        return folder
+    # what stands on stderr last is where the shell is
+    shell = ["bash", "-euo", "pipefail", "-c", f"{block.code}\npwd >&2"]
+    command = shell if block.language == "bash" else [sys.executable, "-c", block.code]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{block.code}\n{done.stdout}\n{done.stderr}"
+    return Path(done.stderr.splitlines()[-1]) if block.language == "bash" else folder

@@ -158,7 +158,9 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_importable", lambda module: module not in ("torch", "numba", "uvicorn", "vl_convert", "sigstore"))
+    monkeypatch.setattr(
+        doctor, "_importable", lambda module: module not in ("torch", "numba", "uvicorn", "vl_convert", "sigstore")
+    )
     parts = ("packages", "convert", "local", "report", "sign")
     assert [doctor.packages(part).state for part in parts] == ["broken", "note", "note", "note", "note"]
     assert all(f"hubpub[{part}]" in doctor.packages(part).to_do for part in parts[1:])
