@@ -31,13 +31,13 @@ from hubpub.palettize import fit, histogram, packed_indices
 from hubpub.weights import open_weights
 
 _COMPILE = """
-import json, sys, time
+import json, resource, sys, time
 from pathlib import Path
 from hubpub.steps import compile
 start = time.perf_counter()
 params = {"compiler": "portable", "stem": "unet"}
 compile.run(params, {"package": Path(sys.argv[1])}, Path(sys.argv[2]))
-print(json.dumps(time.perf_counter() - start))
+print(json.dumps([time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
 
 
@@ -126,7 +126,8 @@ def compiled(graph: Path, source: Path, work: Path) -> tuple[float, float]:
     done = run(["-c", _COMPILE, str(work / "package" / fill.PACKAGE), str(work / "bundle")], folder=work)
     for name in ("package", "bundle"):
         shutil.rmtree(work / name)
-    return json.loads(done.answer), done.peak
+    seconds, peak = json.loads(done.answer)
+    return seconds, peak
 
 
 def palettization(source: Path) -> dict[str, float]:

@@ -304,7 +304,7 @@ class _Maker:
             inputs={"source": self.source(component.folder, names)},
             label=f"{label}, converted the plain way ({reason.removesuffix('.')})",
             size=2 * elements,
-            memory=10 * elements + _EXPORT_MEMORY,
+            memory=16 * elements + _EXPORT_MEMORY,
             needs=_EXPORT_NEEDS,
         )
 

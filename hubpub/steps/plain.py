@@ -3,7 +3,7 @@
 The way for a network whose graph cannot be proven: the real weights go through torch and
 coremltools, and what those make of them is taken apart again into a graph and a weight
 file, which every later step treats like any other graph and source. It costs minutes and
-about ten bytes of memory for each weight.
+about sixteen bytes of memory for each weight.
 """
 
 from __future__ import annotations
