@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -40,6 +41,8 @@ class Remembered:
     def state(self, endpoint: str, repo_id: str, commit: str) -> RemoteState | None:
         """What a repo holds at a commit."""
         data = _read(self._repo(endpoint, repo_id) / f"{_name(commit)}.json")
+        with suppress(OSError):
+            os.utime(self._repo(endpoint, repo_id))  # for `prune`
         try:
             return (
                 RemoteState(**{**data, "files": tuple(RemoteFile(**file) for file in data["files"])}) if data else None
@@ -81,8 +84,19 @@ class Remembered:
 
     def keep_fetched(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Remember which variant a folder holds."""
-        if _read(self._folder(folder)) != facts:
-            _write(self._folder(folder), facts)
+        told = {**facts, "folder": str(folder.resolve())}
+        if _read(self._folder(folder)) != told:
+            _write(self._folder(folder), told)
+
+    def prune(self, *, before: float) -> int:
+        """Forget the repos that nobody has asked for since `before` (a time), and folders that are gone; how many."""
+        repos = [path for path in (self._root / "repos").glob("*") if path.stat().st_mtime <= before]
+        for repo in repos:
+            shutil.rmtree(repo, ignore_errors=True)
+        folders = [path for path in (self._root / "fetched").glob("*.json") if _is_gone(_read(path))]
+        for folder in folders:
+            folder.unlink(missing_ok=True)
+        return len(repos) + len(folders)
 
     def _repo(self, endpoint: str, repo_id: str) -> Path:
         return self._root / "repos" / _name(f"{endpoint}\n{repo_id}")
@@ -109,6 +123,10 @@ class Memory:
     def lock(self, folder: Path) -> FileLock:
         """Held while a folder is written; a second process waits and then finds it done."""
         return FileLock(self._root / "locks" / f"fetch-{_name(str(folder.resolve()))}.lock")
+
+
+def _is_gone(fetched: Mapping[str, Any] | None) -> bool:
+    return fetched is None or ("folder" in fetched and not Path(fetched["folder"]).is_dir())
 
 
 def _name(text: str) -> str:

@@ -4,6 +4,7 @@
     <root>/steps/<2 hex>/<key>/entry.json    what it was, what it measured, sha256 of every file
     <root>/work/<key>.<pid>.<random>/        being written; removed when nobody holds its lock
     <root>/locks/<key>.lock                  held while a step is made, so that two processes share the work
+    <root>/locks/use-<random>.lock           held by a command that needs what is in the store
     <root>/digests.json                      sha256 of files elsewhere, by path, size, mtime and inode
 
 An entry is written in `work`, synced, and renamed into place: a crash leaves nothing
@@ -129,6 +130,35 @@ class Store:
                 self.get(folder.name)
             except Damaged:
                 yield folder.name
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Nobody prunes the store for as long as the block lasts."""
+        mark = FileLock(self.root / "locks" / f"use-{uuid4().hex}.lock")
+        with self._pruning():
+            mark.acquire()
+        try:
+            yield
+        finally:
+            mark.release()
+            Path(mark.lock_file).unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else uses the store for as long as the block lasts; StoreError where somebody does so already."""
+        with self._pruning():
+            for path in (self.root / "locks").glob("use-*.lock"):
+                try:
+                    with FileLock(path, timeout=0):
+                        path.unlink(missing_ok=True)  # of a process that was killed
+                except TimeoutError:
+                    raise StoreError(
+                        f"Another hubpub is at work with {self.root}.", hint="Run again when it has ended."
+                    ) from None
+            yield
+
+    def _pruning(self) -> FileLock:
+        return FileLock(self.root / "locks" / "pruning.lock")
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:

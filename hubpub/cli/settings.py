@@ -112,7 +112,10 @@ def session(
             hub = stack.enter_context(running(default_root()))
             # Sources still come from the real Hub, with the user's own token; the embedded one has its own.
             given = {"endpoint": hub.endpoint, "token": hub.token, "separate_source": True, "source_token": token}
-        yield Session.open(report=report, jobs=jobs, memory=int(memory * 1e9) if memory is not None else None, **given)
+        memory_bytes = int(memory * 1e9) if memory is not None else None
+        session = Session.open(report=report, jobs=jobs, memory=memory_bytes, **given)
+        stack.enter_context(session.store.in_use())
+        yield session
 
 
 def floors(texts: Iterable[str]) -> dict[str, float]:

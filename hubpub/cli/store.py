@@ -54,27 +54,31 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Remove finished steps, and what killed runs left behind.
+    """Remove finished steps, what killed runs left behind, and what was learnt of repos that nobody asks for.
 
     Example: hubpub cache prune --older-than 30 --yes
     """
+    import math
     import time
 
+    from hubpub.remembered import Remembered
     from hubpub.report import human
     from hubpub.store import Store, default_root
 
     store = Store(default_root())
+    limit = time.time() - days * 86400 if days else math.inf  # "all" is all, whatever a clock said
     for key in list(store.unreadable()):
         store.remove(key)
-    limit = time.time() - days * 86400
     old = [entry for entry in store.entries() if entry.created <= limit]
     size = sum(entry.size for entry in old)
     if old and not yes:
         typer.confirm(f"Remove {len(old)} steps ({human(size)}) from {store.root}?", abort=True)
-    store.clean()
-    for entry in old:
-        store.remove(entry.key)
-    typer.echo(f"Removed {len(old)} steps, {human(size)}.")
+    with store.alone():
+        store.clean()
+        for entry in old:
+            store.remove(entry.key)
+        forgotten = Remembered(store.root).prune(before=limit)
+    typer.echo(f"Removed {len(old)} steps, {human(size)}; forgot {forgotten} repos and folders.")
 
 
 def verify(debug: shared.Debug = False) -> None:

@@ -49,10 +49,11 @@ def convert(
     """
     given = {"source": str(source), "to": repo_id, "attention": attention, "bits": bits, "formats": formats, **settings}
     session = session or Session.open()
-    prepared = prepare(effective({}, flags(given)), session, owner=None)
-    outcome = make(prepared, session, out=Path(out) if out else None)
-    if out is not None:
-        write(outcome, Path(out), session)
+    with session.store.in_use():
+        prepared = prepare(effective({}, flags(given)), session, owner=None)
+        outcome = make(prepared, session, out=Path(out) if out else None)
+        if out is not None:
+            write(outcome, Path(out), session)
     return outcome
 
 

@@ -120,12 +120,13 @@ def publish(
     delivery = Delivery(
         dry_run=dry_run, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune, sign=sign
     )
-    if isinstance(source, Outcome):
-        return _publish_outcome(source, delivery=delivery, session=session).receipt
-    if is_converted(Path(source)):
-        return publish_folder(Path(source), repo_id=repo_id, delivery=delivery, session=session).receipt
-    config = effective({}, flags({"source": str(source), "to": repo_id, **settings}))
-    return publish_config(config, delivery=delivery, session=session).receipt
+    with session.store.in_use():
+        if isinstance(source, Outcome):
+            return _publish_outcome(source, delivery=delivery, session=session).receipt
+        if is_converted(Path(source)):
+            return publish_folder(Path(source), repo_id=repo_id, delivery=delivery, session=session).receipt
+        config = effective({}, flags({"source": str(source), "to": repo_id, **settings}))
+        return publish_config(config, delivery=delivery, session=session).receipt
 
 
 def publish_config(config: Config, *, delivery: Delivery, session: Session) -> Published:
@@ -229,7 +230,7 @@ def _destination(repo_id: str, delivery: Delivery, session: Session) -> HubDesti
 def _deliver(
     made: Release, destination: HubDestination, base: RemoteState, *, delivery: Delivery, session: Session
 ) -> Published:
-    made = _signed(made, base, delivery)
+    made = _signed(made, base, delivery, session)
     with laid_out(made, base) as operations:
         if delivery.dry_run:
             receipt = dry_receipt(made.repo_id, operations, session, base)
@@ -246,14 +247,18 @@ def _deliver(
         )
 
 
-def _signed(made: Release, base: RemoteState, delivery: Delivery) -> Release:
+def _signed(made: Release, base: RemoteState, delivery: Delivery, session: Session) -> Release:
     """The release with a signature of its manifest, where one is wanted and the repo has none; empty in a dry run."""
     there = {file.path: file for file in base.files}
     text = made.manifest_text().encode()
     done = SIGNATURE in there and MANIFEST in there and is_content(text, there[MANIFEST])
     if not delivery.sign or done:
         return made
-    return replace(made, signature="" if delivery.dry_run else signing.sign(text))
+    if delivery.dry_run:
+        return replace(made, signature="")
+    signature, signer = signing.sign(text)
+    session.report.line(f"Signed by {signer}.")
+    return replace(made, signature=signature)
 
 
 def dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:

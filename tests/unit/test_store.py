@@ -84,6 +84,18 @@ def test_a_removal_that_is_killed_leaves_no_half_of_a_step(tmp_path: Path, monke
     assert not list((tmp_path / "work").iterdir())
 
 
+def test_nobody_prunes_what_somebody_uses(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), Store(tmp_path)
+    with store.in_use(), other.in_use(), pytest.raises(StoreError, match="at work"), Store(tmp_path).alone():
+        pass
+    with store.in_use(), pytest.raises(StoreError), other.alone():
+        pass
+    (tmp_path / "locks" / "use-killed.lock").touch()
+    with other.alone():
+        pass
+    assert [path.name for path in (tmp_path / "locks").glob("use-*")] == []
+
+
 def test_an_unreadable_entry_is_damaged(tmp_path: Path) -> None:
     store = Store(tmp_path)
     _write(store)
