@@ -65,7 +65,9 @@ class Settings(BaseModel):
     branch: str | None = Field(None, exclude=True, description="Commit to this branch; by default main.")
     tag: str | None = Field(None, exclude=True, description="Tag the commit.")
     prune: bool = Field(False, exclude=True, description="Remove variants of ours that the settings do not name.")
-    sign: bool = Field(False, exclude=True, description="Sign the manifest with sigstore, as whoever runs this.")
+    sign: bool = Field(
+        False, exclude=True, description="Sign the manifest with sigstore, as whoever runs this; that is public."
+    )
 
 
 class Model(Settings):

@@ -69,8 +69,8 @@ def check() -> None:
         _ambient()
 
 
-def sign(data: bytes) -> str:
-    """The signature of `data` by whoever runs this: a sigstore bundle, as JSON, that has been verified.
+def sign(data: bytes) -> tuple[str, Signer]:
+    """The signature of `data` by whoever runs this (a sigstore bundle, as JSON, that has been verified), and who it is.
 
     The identity is SIGSTORE_ID_TOKEN, else that of the CI job, else that of a person who
     logs in with a browser. Raises SigningFailed, or ToolMissing without sigstore.
@@ -82,8 +82,7 @@ def sign(data: bytes) -> str:
         config = _trust(offline=False)
         with SigningContext.from_trust_config(config).signer(_identity(config)) as signer:
             bundle = signer.sign_artifact(data).to_json()
-    verify(data, bundle.encode(), wanted=Wanted())
-    return bundle
+    return bundle, verify(data, bundle.encode(), wanted=Wanted())
 
 
 def verify(data: bytes, bundle: bytes, *, wanted: Wanted, offline: bool = False) -> Signer:

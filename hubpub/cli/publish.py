@@ -52,7 +52,8 @@ def publish(
         bool | None, typer.Option("--prune/--no-prune", help="Remove variants of ours that this run does not name.")
     ] = None,
     sign: Annotated[
-        bool | None, typer.Option("--sign/--no-sign", help="Sign the manifest with sigstore, as whoever runs this.")
+        bool | None,
+        typer.Option("--sign/--no-sign", help="Sign the manifest with sigstore, as whoever runs this; that is public."),
     ] = None,
     report: Annotated[
         Path | None,

@@ -48,7 +48,7 @@ def bundle(services: tuple[Instance, Path]) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(signing.TRUST, str(services[1]))
         patch.setenv(signing.TOKEN, token())
-        return signing.sign(MANIFEST).encode()
+        return signing.sign(MANIFEST)[0].encode()
 
 
 def test_who_signed_is_told(instance: Instance, bundle: bytes) -> None:
@@ -60,7 +60,7 @@ def test_who_signed_is_told(instance: Instance, bundle: bytes) -> None:
 
 def test_a_person_is_known_by_address(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(signing.TOKEN, token("me@example.org"))
-    signature = signing.sign(MANIFEST).encode()
+    signature = signing.sign(MANIFEST)[0].encode()
     assert signing.verify(MANIFEST, signature, wanted=Wanted(identity="me@example.org")).identity == "me@example.org"
 
 
@@ -78,7 +78,7 @@ def test_a_person_logs_in_with_a_browser(instance: Instance, monkeypatch: pytest
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     signing.check()
     assert not visited  # nobody is asked before there is something to sign
-    signature = signing.sign(MANIFEST).encode()
+    signature = signing.sign(MANIFEST)[0].encode()
     assert signing.verify(MANIFEST, signature, wanted=Wanted()).identity == "me@example.org"
     assert len(visited) == 1
     gc.collect()
