@@ -116,9 +116,9 @@ def locate(given: Input, *, store: Store, source: Path | None) -> Path:
 
 
 def _ready(waiting: Sequence[Step], run: _Run, *, jobs: int, memory: int) -> Iterator[Step]:
-    """Steps that may start now, in the plan's order."""
+    """Steps that may start now: heavy ones first, as all the others fit in beside them; else in the plan's order."""
     running = [worker.step for worker in run.workers if worker.step is not None]
-    for step in list(waiting):
+    for step in sorted(waiting, key=lambda step: not step.heavy):
         if len(running) >= jobs:
             return
         if not step.requires() <= run.done.keys():

@@ -131,6 +131,11 @@ def test_one_heavy_step_at_a_time_and_light_ones_beside_it(tmp_path: Path, sourc
     assert not [labels for labels in seen if len({"one", "two", "three"} & set(labels)) > 1]
 
 
+def test_a_heavy_step_does_not_wait_behind_light_ones(tmp_path: Path, source: Path) -> None:
+    seen = _side_by_side(tmp_path, source, jobs=2, one={}, two={}, heavy={"needs": ("zipfile",)})
+    assert ("heavy",) in seen
+
+
 def test_steps_side_by_side_fit_into_the_memory(tmp_path: Path, source: Path) -> None:
     half = {"memory": 600 << 20}
     assert ("one", "two") in _side_by_side(tmp_path / "enough", source, jobs=4, memory=1200 << 20, one=half, two=half)
