@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check chaos fuzz setup schema docs snapshots clean
+.PHONY: demo test check bench chaos fuzz setup schema docs snapshots clean
 
 demo: setup
 	$(BIN)/hubpub demo
@@ -31,6 +31,19 @@ fuzz: setup  # atheris on every reader of bytes that others wrote, FUZZ_SECONDS 
 		echo "== $$target"; \
 		PYTHONPATH=tests $(BIN)/python -m tests.fuzz.run $$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -verbosity=0; \
 	done
+
+BENCH ?= build/bench
+
+bench: setup  # everything at full size: about an hour on a quiet machine, 30 GB of disk under BENCH (Linux)
+	mkdir -p $(BENCH)
+	test -e $(BENCH)/sd15/model_index.json || $(BIN)/python benchmarks/make_source.py sd15 $(BENCH)/sd15
+	$(BIN)/python benchmarks/main_job.py $(BENCH)/sd15 $(BENCH)/main --verify off
+	$(BIN)/python benchmarks/main_job.py $(BENCH)/sd15 $(BENCH)/main --verify weights
+	$(BIN)/python benchmarks/palettize.py --coremltools
+	$(BIN)/python benchmarks/compile.py
+	$(BIN)/python benchmarks/growth.py $(BENCH)/growth
+	$(BIN)/python benchmarks/finetunes.py $(BENCH)/tunes --true 2
+	$(BIN)/python benchmarks/graphs.py $(BENCH)/graphs
 
 setup: $(STAMP)
 
