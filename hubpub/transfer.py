@@ -93,7 +93,7 @@ def writing(folder: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise NoSpace(f"The disk of {folder} is full.", hint="Free some space and run again.") from error
         raise CannotWrite(
-            f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another folder with --dest."
+            f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another folder."
         ) from error
 
 

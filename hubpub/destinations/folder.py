@@ -11,11 +11,11 @@ from pathlib import Path
 
 from hubpub.artifact import CARD, MANIFEST
 from hubpub.destinations import Progress, Receipt, changes, planned_bytes, tally
-from hubpub.errors import CannotWrite, Conflict, NoSpace
+from hubpub.errors import Conflict, NoSpace
 from hubpub.paths import check_relative
 from hubpub.release import MAX_MANIFEST_BYTES, Operation, Release, RemoteFile, RemoteState, parse_manifest
 from hubpub.store import Digests, clone, sha256
-from hubpub.transfer import PARTIAL
+from hubpub.transfer import PARTIAL, writing
 
 # Left free on the disk for everything else.
 _SPARE = 64 << 20
@@ -54,17 +54,12 @@ class FolderDestination:
         del base  # a folder has one writer
         todo = sorted(changes(operations), key=lambda operation: _order(operation.path))
         total = sum(operation.size for operation in todo if operation.artifact is not None)
-        staging = self._folder / PARTIAL
-        try:
+        with writing(self._folder):
             self._check(todo, total)
-            with _fresh(staging, wanted=bool(todo)):
+            with _fresh(self._folder / PARTIAL, wanted=bool(todo)) as staging:
                 staged = self._stage(todo, staging, total, progress)
                 for operation in todo:
                     self._carry_out(operation, staged)
-        except PermissionError as error:
-            raise CannotWrite(f"{self._folder} cannot be written.", hint="Choose another folder.") from error
-        except OSError as error:
-            raise CannotWrite(f"{self._folder} cannot be written: {error.strerror}.", hint="Check the disk.") from error
         return Receipt(
             repo_id=release.repo_id,
             url=str(self._folder),
@@ -137,13 +132,13 @@ class FolderDestination:
 
 
 @contextmanager
-def _fresh(folder: Path, *, wanted: bool) -> Iterator[None]:
+def _fresh(folder: Path, *, wanted: bool) -> Iterator[Path]:
     """An empty folder for the length of the block, if it is wanted; what a killed run has left there goes away."""
     shutil.rmtree(folder, ignore_errors=True)
     if wanted:
         folder.mkdir()
     try:
-        yield
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
