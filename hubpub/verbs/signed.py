@@ -35,8 +35,14 @@ def signed(state: RemoteState, wanted: Wanted, *, hub: Hub, memory: Memory) -> t
             hub.read(state.repo_id, commit, SIGNATURE, limit=signing.MAX_BUNDLE_BYTES),
         )
     signer = signing.verify(*kept, wanted=wanted, offline=hub.offline)
+    manifest = parse_manifest(kept[0]) or {}
+    meant = str(manifest.get("repo_id"))
+    if meant.casefold() != state.repo_id.casefold():  # a release that was signed, taken to another repo
+        raise SignatureInvalid(
+            f"What {state.repo_id} holds was signed for {meant}.", hint="If the repo was renamed, publish to it again."
+        )
     remembered.keep_signed(hub.endpoint, state.repo_id, commit, *kept)
-    return replace(state, manifest=parse_manifest(kept[0])), signer
+    return replace(state, manifest=manifest), signer
 
 
 def check_covered(selection: Selection) -> None:

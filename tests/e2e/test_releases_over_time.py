@@ -162,6 +162,8 @@ def test_signed_published_fetched_and_verified(program: Program, hub: Hub, tmp_p
     assert SIGNATURE not in there(hub)
     assert "is not signed" in program("fetch", REPO, "--verify-signature", status=8).stderr
     program("fetch", REPO, "--revision", "v1", "--dest", str(tmp_path / "v1"), "--verify-signature", *by_me)
+    program("restore", REPO, "v1")  # with its signature
+    program("fetch", REPO, "--dest", str(tmp_path / "v1"), "--verify-signature", *by_me)
 
 
 def test_a_signed_release_whose_manifest_was_changed_afterwards(
@@ -178,6 +180,23 @@ def test_a_signed_release_whose_manifest_was_changed_afterwards(
     assert "fails" in program("verify", REPO, "--verify-signature", status=9).stderr
     hub.api.create_commit(REPO, [CommitOperationDelete(MANIFEST)], commit_message="Gone")
     program("fetch", REPO, "--verify-signature", status=8)
+
+
+def test_a_signed_release_in_another_repo(program: Program, hub: Hub, tmp_path: Path, identity: None) -> None:
+    """Bytes and signature are good, and not what was asked for."""
+    program("publish", converted(tmp_path / "one", "original"), "--sign")
+    state = hub.state(REPO)
+    assert state is not None
+    other = REPO.replace("tiny", "other")
+    hub.api.create_repo(other)
+    copies = [
+        CommitOperationAdd(file.path, hub.read(REPO, state.commit, file.path, limit=file.size))
+        for file in state.files
+        if file.path != ".gitattributes"
+    ]
+    hub.api.create_commit(other, copies, commit_message="Taken")
+    program("fetch", other, "--dest", str(tmp_path / "models"))
+    assert f"was signed for {REPO}" in program("fetch", other, "--verify-signature", status=8).stderr
 
 
 def test_a_variant_beside_the_signed_manifest(program: Program, hub: Hub, tmp_path: Path, identity: None) -> None:
