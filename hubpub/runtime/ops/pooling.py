@@ -30,11 +30,8 @@ def avg_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Mean of each window; padding counts as zeros, or not at all. iOS 15. Reference: iOS15.pool.avg_pool"""
-    spatial = x.ndim - 2
-    strides = strides or (1,) * spatial
-    pads = window_pads(pad_type, pad, x.shape[2:], kernel_sizes, strides, (1,) * spatial)
-    extra = _ceil_extra(x, pads, kernel_sizes, strides) if ceil_mode else ((0, 0),) * spatial
-    pool = _AVG[spatial]
+    strides, pads, extra = _edges(x, kernel_sizes, pad_type, strides, pad, ceil_mode=ceil_mode)
+    pool = _AVG[x.ndim - 2]
     total = pool(apply_pads(apply_pads(x, pads, 0.0), extra, 0.0), kernel_sizes, strides)
     counts = x.new_ones((1, 1, *x.shape[2:]))
     counts = apply_pads(counts, pads, 0.0 if exclude_padding_from_average else 1.0)
@@ -51,12 +48,9 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Largest element of each window; padding never wins. iOS 15. Reference: iOS15.pool.max_pool"""
-    spatial = x.ndim - 2
-    strides = strides or (1,) * spatial
-    pads = window_pads(pad_type, pad, x.shape[2:], kernel_sizes, strides, (1,) * spatial)
-    extra = _ceil_extra(x, pads, kernel_sizes, strides) if ceil_mode else ((0, 0),) * spatial
+    strides, pads, extra = _edges(x, kernel_sizes, pad_type, strides, pad, ceil_mode=ceil_mode)
     x = apply_pads(apply_pads(x, pads, -math.inf), extra, -math.inf)
-    return _MAX[spatial](x, kernel_sizes, strides)
+    return _MAX[x.ndim - 2](x, kernel_sizes, strides)
 
 
 def l2_pool(
@@ -68,12 +62,19 @@ def l2_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Square root of the sum of squares of each window; 1-D and 2-D. iOS 15. Reference: iOS15.pool.l2_pool"""
-    spatial = x.ndim - 2
-    strides = strides or (1,) * spatial
-    pads = window_pads(pad_type, pad, x.shape[2:], kernel_sizes, strides, (1,) * spatial)
-    extra = _ceil_extra(x, pads, kernel_sizes, strides) if ceil_mode else ((0, 0),) * spatial
-    mean = _AVG[spatial](apply_pads(apply_pads(x * x, pads, 0.0), extra, 0.0), kernel_sizes, strides)
+    strides, pads, extra = _edges(x, kernel_sizes, pad_type, strides, pad, ceil_mode=ceil_mode)
+    mean = _AVG[x.ndim - 2](apply_pads(apply_pads(x * x, pads, 0.0), extra, 0.0), kernel_sizes, strides)
     return torch.sqrt(mean * math.prod(kernel_sizes))
+
+
+def _edges(
+    x: Tensor, kernel: Ints, pad_type: str, strides: Ints | None, pad: Ints | None, *, ceil_mode: bool
+) -> tuple[Ints, Pads, Pads]:
+    """Strides, padding, and what ceil_mode adds to it."""
+    ones = (1,) * (x.ndim - 2)
+    strides = strides or ones
+    pads = window_pads(pad_type, pad, x.shape[2:], kernel, strides, ones)
+    return strides, pads, _ceil_extra(x, pads, kernel, strides) if ceil_mode else ((0, 0),) * len(ones)
 
 
 def _ceil_extra(x: Tensor, pads: Pads, kernel: Ints, strides: Ints) -> Pads:
