@@ -11,6 +11,7 @@ instead of the end of everything. A request names a step; the answer says what i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -42,7 +43,7 @@ def _serve(store: Store, request: Mapping[str, Any], answers: BinaryIO) -> None:
                 _make(store, request, answers)
         _answer(answers, event="done", peak=peak_memory())
     except BaseException as error:
-        _answer(answers, event="failed", error=describe(error), peak=peak_memory())
+        _answer(answers, event="failed", error=describe(_named(error, store)), peak=peak_memory())
         if not isinstance(error, Exception):
             raise
 
@@ -70,6 +71,18 @@ def _make(store: Store, request: Mapping[str, Any], answers: BinaryIO) -> None:
         seconds=seconds,
     )
     store.digests.save()
+
+
+def _named(error: BaseException, store: Store) -> BaseException:
+    """The error; a disk that is full is told as such, as it is no failure of the step."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    full = errors.NoSpace(
+        f"The disk of {store.root} is full.",
+        hint="Free some space (`hubpub cache prune`) and run the same command again, or set HUBPUB_CACHE.",
+    )
+    full.__cause__ = error
+    return full
 
 
 def describe(error: BaseException) -> dict[str, Any]:
