@@ -15,6 +15,7 @@ from hubpub.destinations.hub import HubDestination
 from hubpub.errors import CannotWrite, ConfigError, DigestMismatch, SourceNotFound
 from hubpub.hub import Account, is_content
 from hubpub.outcome import Outcome
+from hubpub.paths import check_all
 from hubpub.release import Operation, Release, RemoteState, merge, parse_manifest, variant_of
 from hubpub.verbs.audit import check_release
 from hubpub.verbs.convert import make, release
@@ -150,13 +151,19 @@ def publish_config(config: Config, *, delivery: Delivery, session: Session) -> P
 
 def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, session: Session) -> Published:
     """Deliver a folder that `convert` wrote, after checking every file against its manifest."""
-    manifest = parse_manifest((folder / MANIFEST).read_bytes())
-    if manifest is None:
-        raise SourceNotFound(f"{folder / MANIFEST} cannot be read.", hint="Run `hubpub convert` again.")
-    destination_id = check_repo_id(repo_id or str(manifest["repo_id"]))
-    if destination_id.rpartition("/")[2] != str(manifest["repo_id"]).rpartition("/")[2]:
+    manifest = parse_manifest((folder / MANIFEST).read_bytes()) or {}
+    try:
+        meant, source = str(manifest["repo_id"]), str(manifest["source"]["name"])
+        attentions = ", ".join(manifest["settings"]["attention"])
+        check_all(file["path"] for file in manifest["files"])
+    except (KeyError, TypeError):
+        raise SourceNotFound(
+            f"{folder / MANIFEST} is not as `hubpub convert` writes it.", hint="Run `hubpub convert` again."
+        ) from None
+    destination_id = check_repo_id(repo_id or meant)
+    if destination_id.rpartition("/")[2] != meant.rpartition("/")[2]:
         raise ConfigError(
-            f"The folder was converted for {manifest['repo_id']}, and its archives carry that name.",
+            f"The folder was converted for {meant}, and its archives carry that name.",
             hint=f"Convert it with --to {destination_id}.",
         )
     manifest["repo_id"] = destination_id
@@ -173,7 +180,7 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
         from hubpub.card import render
 
         card = render(merged)
-    message = f"{manifest['source']['name']} as Core ML: {', '.join(manifest['settings']['attention'])}"
+    message = f"{source} as Core ML: {attentions}"
     made = Release(repo_id=destination_id, artifacts=artifacts, manifest=merged, card=card, message=message)
     return _deliver(made, destination, base, delivery=delivery, session=session)
 

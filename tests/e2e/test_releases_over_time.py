@@ -126,6 +126,15 @@ def test_nothing_is_sent_that_was_not_asked_for(program: Program, local: LocalHu
     assert {request.method for request in local.requests[seen:]} == {"GET"}
 
 
+@pytest.mark.parametrize("broken", ["", "{}", '{"format": 1, "variants": {}, "files": []}', "source", "settings"])
+def test_a_folder_whose_manifest_is_not_ours(program: Program, tmp_path: Path, broken: str) -> None:
+    folder = converted(tmp_path / "one", "original")
+    place = tmp_path / "one" / MANIFEST
+    manifest = json.loads(place.read_text())
+    place.write_text(json.dumps({**manifest, broken: None}) if broken in manifest else broken)
+    assert "is not as `hubpub convert` writes it" in program("publish", folder, status=3).stderr
+
+
 def test_what_is_no_release_is_not_brought_back(program: Program, hub: Hub) -> None:
     hub.api.create_repo(REPO)
     assert "no manifest" in program("restore", REPO, "main", status=7).stderr
