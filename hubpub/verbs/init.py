@@ -74,7 +74,9 @@ def files(answers: Answers, *, workflow: bool) -> tuple[Written, ...]:
         check_repo_id(answers.to)
     made = environment()
     made.filters["toml"] = lambda value: json.dumps(value, ensure_ascii=False)
-    text = made.get_template("init/hubpub.toml.j2").render(answers=answers)
+    text = made.get_template("init/hubpub.toml.j2").render(
+        answers=answers, default=destination(answers.source, "OWNER")
+    )
     written = [Written(path=Path(FILE), text=text)]
     if workflow:
         # not through Jinja: GitHub's expressions look like its own

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from hubpub.cli.app import app
 from hubpub.config import effective, read_defaults, read_file
-from hubpub.verbs.init import WORKFLOW
+from hubpub.verbs.init import WORKFLOW, Answers, files
 
 
 @pytest.fixture
@@ -141,3 +141,8 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(home: Path) -> None
     refused = _init("a/b", "--yes")
     assert refused.exit_code == 4
     assert "cannot be written" in refused.stderr
+
+
+def test_a_destination_that_is_not_known_is_shown_as_a_comment() -> None:
+    (written,) = files(Answers(source="./my-model"), workflow=False)
+    assert '\n# to = "OWNER/coreml-my-model-palettized"  # by default' in written.text
