@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from hubpub import architectures
 from hubpub.steps import fill
 from hubpub.weights import choose
+from hubpub.worker import peak_memory
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder", "safety_checker")
 
@@ -124,11 +125,10 @@ def fill_one(*, graph: str, source: str, out: str, bits: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_SELF)
     shutil.rmtree(target)
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds": seconds,
         "cpu": used.ru_utime + used.ru_stime,
-        "peak": used.ru_maxrss * unit,
+        "peak": peak_memory(),  # not ru_maxrss, which counts the process that started this one
         "bytes": made["weights"]["bytes"],
         "snr": made.get("lowest_snr"),
     }

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from fill import measure
-from measuring import run
+from measuring import machine, run
 from mil_models import ARRAY, block, feature, function, model, operation
 from sources import components, make_source
 
@@ -31,13 +31,14 @@ from hubpub.palettize import fit, histogram, packed_indices
 from hubpub.weights import open_weights
 
 _COMPILE = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from hubpub.steps import compile
-start = time.perf_counter()
+from hubpub.worker import peak_memory
+start, busy = time.perf_counter(), time.process_time()
 params = {"compiler": "portable", "stem": "unet"}
 compile.run(params, {"package": Path(sys.argv[1])}, Path(sys.argv[2]))
-print(json.dumps([time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+print(json.dumps([time.perf_counter() - start, time.process_time() - busy, peak_memory()]))
 """
 
 
@@ -46,7 +47,9 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--family", action="append", choices=("sd15", "sdxl"), help="default: both")
     work: Path = parser.parse_args().work.resolve()
-    print("| UNet | parameters | step | seconds | peak memory | written |\n|---|---:|---|---:|---:|---:|", flush=True)
+    print(f"{machine()}\n")
+    print("| UNet | parameters | step | seconds | CPU seconds | peak memory | written |", flush=True)
+    print("|---|---:|---|---:|---:|---:|---:|", flush=True)
     spent = {}
     for family in parser.parse_args().family or ["sd15", "sdxl"]:
         source = prepare(work, family)
@@ -54,19 +57,19 @@ def main() -> None:
         for bits, cold in ((16, True), (16, False), (6, True), (6, False)):
             done = measure(graph, source, work / "out", bits=bits, cold=cold)
             name = f"{bits}-bit, {'cold' if cold else 'cached'}"
-            row(family, elements, f"fill, {name}", done["seconds"], done["peak"], done["bytes"])
+            row(family, elements, f"fill, {name}", done["seconds"], done["cpu"], done["peak"], done["bytes"])
         row(family, elements, "compile", *compiled(graph, source, work), 0)
         spent[family] = palettization(source)
     print()
     for family, parts in spent.items():
-        told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
-        print(f"Palettization of {family} on one thread: {told}.")
+        told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+        print(f"Palettization of {family}, CPU seconds: {told}.")
 
 
-def row(family: str, elements: int, step: str, seconds: float, peak: float, written: float) -> None:
+def row(family: str, elements: int, step: str, seconds: float, busy: float, peak: float, written: float) -> None:
     """One line of the table."""
     print(
-        f"| {family} | {elements / 1e9:.2f} billion | {step} | {seconds:.1f} | {peak / 1e6:.0f} MB "
+        f"| {family} | {elements / 1e9:.2f} billion | {step} | {seconds:.1f} | {busy:.1f} | {peak / 1e6:.0f} MB "
         f"| {written / 1e6:.0f} MB |",
         flush=True,
     )
@@ -113,8 +116,8 @@ def make_graph(folder: Path, family: str) -> tuple[Path, int]:
     return folder, elements
 
 
-def compiled(graph: Path, source: Path, work: Path) -> tuple[float, float]:
-    """Seconds and peak bytes of compiling the 6-bit package."""
+def compiled(graph: Path, source: Path, work: Path) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and peak bytes of compiling the 6-bit package."""
     from hubpub.steps import fill
 
     for name in ("package", "bundle"):
@@ -126,27 +129,27 @@ def compiled(graph: Path, source: Path, work: Path) -> tuple[float, float]:
     done = run(["-c", _COMPILE, str(work / "package" / fill.PACKAGE), str(work / "bundle")], folder=work)
     for name in ("package", "bundle"):
         shutil.rmtree(work / name)
-    seconds, peak = json.loads(done.answer)
-    return seconds, peak
+    seconds, busy, peak = json.loads(done.answer)
+    return seconds, busy, peak
 
 
 def palettization(source: Path) -> dict[str, float]:
-    """Seconds of one thread for reading and rounding, counting, finding the table, and packing, at 6 bits."""
+    """CPU seconds for reading and rounding, counting, finding the table, and packing, at 6 bits."""
     spent = dict.fromkeys(("read", "histogram", "k-means", "look-up and pack"), 0.0)
     with open_weights(list(source.glob("*.safetensors"))) as weights:
         for name in weights.names():
             shape = weights.shape(name)
             if len(shape) < 2:
                 continue
-            start = time.perf_counter()
+            start = time.thread_time()
             values = weights.float16(name)
-            read = time.perf_counter()
+            read = time.thread_time()
             counts = histogram(values)
-            counted = time.perf_counter()
+            counted = time.thread_time()
             table = fit(counts, 6)
-            fitted = time.perf_counter()
+            fitted = time.thread_time()
             packed_indices(values, table)
-            ends = (read - start, counted - read, fitted - counted, time.perf_counter() - fitted)
+            ends = (read - start, counted - read, fitted - counted, time.thread_time() - fitted)
             for part, seconds in zip(spent, ends, strict=True):
                 spent[part] += seconds
             weights.release(name)
