@@ -9,8 +9,8 @@ from pathlib import Path
 
 from hubpub.artifact import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
 from hubpub.destinations.hub import HubDestination
-from hubpub.errors import PublishError
-from hubpub.hub import Hub
+from hubpub.errors import DigestMismatch, PublishError
+from hubpub.hub import Hub, is_content
 from hubpub.release import Operation, Release, RemoteFile, RemoteState, claimed
 from hubpub.verbs.prepare import Session
 from hubpub.verbs.publish import Published, check_rights, dry_receipt
@@ -22,20 +22,21 @@ def restore(repo_id: str, revision: str, *, session: Session, dry_run: bool = Fa
     Raises PublishError where that revision is no whole release of hubpub's, and what `publish` raises.
     """
     hub = session.hub
+    check_repo_id(repo_id)
     if not dry_run:
-        check_rights(hub.whoami(), check_repo_id(repo_id))
+        check_rights(hub.whoami(), repo_id)
     destination = HubDestination(hub, repo_id)
     base = destination.current()
     then = hub.state(repo_id, revision, side="write")
     assert then is not None
     with tempfile.TemporaryDirectory(prefix="hubpub-restore-") as folder:
         operations = [*_brought_back(then, base, hub, Path(folder)), *_removed(then, base)]
-        card = next((one.artifact.path for one in operations if one.path == CARD and one.artifact), None)
+        card = Path(folder, CARD)
         made = Release(
             repo_id=repo_id,
             artifacts=(),
             manifest=then.manifest or {},
-            card=card.read_text(encoding="utf-8") if card else "",
+            card=card.read_text(encoding="utf-8") if card.exists() else "",
             message=f"{revision} again ({str(then.commit)[:12]})",
         )
         if dry_run:
@@ -64,7 +65,9 @@ def _brought_back(then: RemoteState, base: RemoteState, hub: Hub, folder: Path) 
             )
         else:
             data = hub.read(then.repo_id, then.commit, file.path, limit=file.size, side="write")
-            place = folder / file.blob_id
+            if not is_content(data, file):
+                raise DigestMismatch(f"{file.path} did not arrive as the Hub lists it.", hint="Run again.")
+            place = folder / (CARD if file.path == CARD else file.blob_id)
             place.write_bytes(data)
             digest = hashlib.sha256(data).hexdigest()
             artifact = Artifact(path_in_repo=file.path, path=place, size=len(data), sha256=digest)
