@@ -144,5 +144,5 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(home: Path) -> None
 
 
 def test_a_destination_that_is_not_known_is_shown_as_a_comment() -> None:
-    (written,) = files(Answers(source="./my-model"), workflow=False)
+    (written,) = files(Answers(source="org/my-model"), workflow=False)
     assert '\n# to = "OWNER/coreml-my-model-palettized"  # by default' in written.text
