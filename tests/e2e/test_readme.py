@@ -68,6 +68,12 @@ def test_every_link_between_pages_leads_somewhere() -> None:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+def test_the_index_of_docs_has_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, f"docs/README.md lacks {page.name}"
+
+
 @pytest.mark.slow
 def test_the_blocks_run(tmp_path: Path) -> None:
     pytest.importorskip("vl_convert", reason="reports are drawn with hubpub[report]")
