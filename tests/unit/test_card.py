@@ -98,7 +98,20 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
     assert "# coreml-b\n" in render(_manifest(), template=template)
 
 
-@pytest.mark.parametrize("text", ["{{ nothing }}", "{% if %}", "{{ ''.__class__.__mro__ }}", '{% include "gone" %}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ nothing }}",
+        "{% if %}",
+        "{{ ''.__class__.__mro__ }}",
+        '{% include "gone" %}',
+        "{{ 1 // 0 }}",
+        "{{ 'a' + 1 }}",
+        "{{ range(10 ** 9) | list }}",
+        "{{ '%q' % 1 }}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+    ],
+)
 def test_a_template_that_does_not_render(tmp_path: Path, text: str) -> None:
     template = tmp_path / "mine.md.j2"
     template.write_text(f"\n{text}\n", encoding="utf-8")
