@@ -213,8 +213,14 @@ def _asked_wait(response: httpx2.Response) -> float | None:
     value = response.headers.get("Retry-After", "").strip()
     if value.isdigit():
         return float(value)
+    then, now = _moment(value), _moment(response.headers.get("Date", ""))  # both by the Hub's clock
+    return None if then is None else max(0.0, then - (time.time() if now is None else now))
+
+
+def _moment(date: str) -> float | None:
+    """Seconds since 1970 of a date as HTTP writes it."""
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        return parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError):
         return None
 

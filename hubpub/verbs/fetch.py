@@ -278,7 +278,9 @@ def _unpacked(
 
 
 def _check_folder(folder: Path) -> None:
-    if (folder.exists() and not folder.is_dir()) or not folder.resolve().name:
+    with writing(folder):  # a name may be too long to be asked for
+        is_other = folder.exists() and not folder.is_dir()
+    if is_other or not folder.resolve().name:
         raise CannotWrite(f"{folder} is no folder to write into.", hint="Choose another folder with --dest.")
 
 
