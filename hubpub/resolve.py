@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hubpub.errors import SourceNotFound
 from hubpub.source import Snapshot, Source, SourceFile
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hubpub.hub import Hub
 
 Progress = Callable[[int, int, str], None]
+
+# Configs and cards are small; what is larger is none, and is not read into memory.
+_MAX_SMALL: Final = 16 << 20
 
 
 class Opened(Protocol):
@@ -48,7 +51,8 @@ class FolderSource:
         self._digests = digests
         self.commit: str | None = None
         self._dirty, self._remote = False, None
-        if (self._root / ".git").exists():
+        self._cloned = (self._root / ".git").exists()
+        if self._cloned:
             from hubpub.checkout import describe
 
             state = describe(self._root)
@@ -62,8 +66,10 @@ class FolderSource:
 
     def read(self, path: str) -> bytes | None:
         """A file's bytes, or None."""
+        here = self._place(path)
         try:
-            return (self._root / path).read_bytes()
+            _check_small(path, here.stat().st_size)
+            return here.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -73,7 +79,7 @@ class FolderSource:
         """Digests are read from the files, unless the same file was read before."""
         files = []
         for path in sorted(set(paths)):
-            here = self._root / path
+            here = self._place(path)
             try:
                 files.append(SourceFile(path=path, size=here.stat().st_size, digest=f"sha256:{self._digests.of(here)}"))
             except OSError as error:
@@ -85,7 +91,18 @@ class FolderSource:
 
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
         """The folder itself."""
+        for path in paths:
+            self._place(path)
         return self._root
+
+    def _place(self, path: str) -> Path:
+        """Where a file is. A link in somebody's repository must not make a file of this machine part of a release."""
+        here = self._root / path
+        if self._cloned and not here.resolve().is_relative_to(self._root.resolve()):
+            raise SourceNotFound(
+                f"{path} of {self.source.name} is a link that leaves the checkout.", hint="Replace it by the file."
+            )
+        return here
 
 
 class HubSource:
@@ -104,8 +121,10 @@ class HubSource:
 
     def read(self, path: str) -> bytes | None:
         """A small file, through the client's cache."""
-        if self._snapshot.file(path) is None:
+        listed = self._snapshot.file(path)
+        if listed is None:
             return None
+        _check_small(path, listed.size)
         return (self.folder([path], None) / path).read_bytes()
 
     def pin(self, paths: Iterable[str]) -> Snapshot:
@@ -117,6 +136,11 @@ class HubSource:
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
         """The files in the client's cache."""
         return self._hub.download_source(self._snapshot, sorted(set(paths)), digests=self._digests, progress=progress)
+
+
+def _check_small(path: str, size: int) -> None:
+    if size > _MAX_SMALL:
+        raise SourceNotFound(f"The source's {path} has {size} bytes; no config or card is that large.")
 
 
 def open_source(source: Source, *, digests: Digests, clones: Path, hub: Callable[[], Hub]) -> Opened:

@@ -80,6 +80,27 @@ def test_what_cannot_be_cloned(tmp_path: Path) -> None:
         _prepare("git+ext::sh -c touch% x", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer/vocab.json", "unet/config.json", "README.md", "tokenizer"])
+@pytest.mark.parametrize("cloned", [True, False])
+def test_a_link_that_leaves_the_checkout_is_refused(repo: Path, tmp_path: Path, name: str, cloned: bool) -> None:
+    """Else a repository of others could have a secret of this machine published."""
+    outside = tmp_path / "outside"
+    (repo / name).rename(outside)
+    (repo / name).symlink_to(outside)
+    with git.Repo(repo) as made:
+        made.git.add("--all")
+        made.index.commit("A link")
+    with pytest.raises(SourceNotFound, match="leaves the checkout"):
+        _prepare(f"git+file://{repo}" if cloned else str(repo), tmp_path)
+
+
+def test_a_config_that_is_too_large_is_not_read(repo: Path, tmp_path: Path) -> None:
+    with (repo / "README.md").open("ab") as card:
+        card.truncate(1 << 40)  # a terabyte, of holes
+    with pytest.raises(SourceNotFound, match="no config or card"):
+        _prepare(str(repo), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("remote", "told"),
     [
