@@ -29,6 +29,9 @@ def models(source: str | None, config: Path | None, given: Mapping[str, Any]) ->
     from hubpub.config import effective, read_file
 
     listed = read_file(config, Path.cwd())
+    for table in listed:
+        if "template" not in given and isinstance(table.get("template"), str):
+            _check_inside("template", table["template"])
     if source is None:
         if len(listed) > 1 and "to" in given:
             raise ConfigError(
@@ -81,11 +84,7 @@ def fetching(config: Path | None, *, dest: Path | None, **given: Any) -> Fetch:
 
     defaults = read_defaults(config, Path.cwd()).fetch
     if dest is None and defaults.dest is not None:
-        place = Path(defaults.dest)
-        if place.anchor or ".." in place.parts:  # a folder that somebody cloned writes nowhere else
-            raise ConfigError(
-                f"fetch.dest = {defaults.dest!r} is not inside this folder.", hint="Name such a folder with --dest."
-            )
+        _check_inside("fetch.dest", defaults.dest)
     flags = {"dest": str(dest) if dest is not None else None, **given}
     return defaults.model_copy(update={key: value for key, value in flags.items() if value is not None})
 
@@ -121,6 +120,14 @@ def session(
 def floors(texts: Iterable[str]) -> dict[str, float]:
     """COMPONENT=DB, as options give it, as decibels by component."""
     return dict(_floor(text) for text in texts)
+
+
+def _check_inside(key: str, place: str) -> None:
+    """The file of a folder that somebody cloned neither writes elsewhere, nor publishes a file from elsewhere."""
+    here = Path.cwd().resolve()
+    if Path(place).anchor or ".." in Path(place).parts or not (here / place).resolve().is_relative_to(here):
+        flag = key.rpartition(".")[2]
+        raise ConfigError(f"{key} = {place!r} is not inside this folder.", hint=f"Name such a place with --{flag}.")
 
 
 def _floor(text: str) -> tuple[str, float]:
