@@ -9,11 +9,12 @@ import re
 import time
 from typing import Any
 
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from hubpub.localhub.call import Call, Route
 from hubpub.localhub.refused import Refused, bad_request
 from hubpub.localhub.tickets import Ticket, check, issue
+from hubpub.localhub.views import FileAnswer
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
@@ -94,7 +95,7 @@ def xorb_data(call: Call) -> Response:
     path = call.hub.storage.objects.xet.xorb_path(name)
     if not path.is_file():
         raise Refused(404, "No such xorb")
-    return FileResponse(path, media_type="application/octet-stream")
+    return FileAnswer(path, media_type="application/octet-stream")
 
 
 def _ticket(ticket: Ticket) -> Response:

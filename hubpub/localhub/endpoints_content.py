@@ -6,7 +6,7 @@ import mimetypes
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from hubpub.localhub import git
 from hubpub.localhub.call import Call, Route
@@ -14,7 +14,7 @@ from hubpub.localhub.git import Commit, Entry, stamp
 from hubpub.localhub.rebuild import rebuilt
 from hubpub.localhub.refused import Refused, bad_request, entry_not_found
 from hubpub.localhub.repository import Repository
-from hubpub.localhub.views import file_row, next_link, page
+from hubpub.localhub.views import FileAnswer, file_row, next_link, page
 
 # A page that somebody has put into a repo is shown, but gets no rights of the Hub's address.
 _INERT = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
@@ -74,7 +74,7 @@ def resolve(call: Call) -> Response:
     }
     if entry.sha256 is None:
         media = mimetypes.guess_type(path)[0] or "text/plain"
-        return FileResponse(repo.objects.blob_path(entry.oid), headers=headers, media_type=media)
+        return FileAnswer(repo.objects.blob_path(entry.oid), headers=headers, media_type=media)
     headers |= {"X-Linked-ETag": f'"{entry.sha256}"', "X-Linked-Size": str(entry.size)}
     name = repo.objects.xet.named(entry.sha256)
     if name:
@@ -89,7 +89,7 @@ def large_file(call: Call) -> Response:
     call.signed("cdn", sha256, size)
     path = rebuilt(call.hub, git.lfs_entry(sha256, int(size)))
     headers = {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes", **_INERT}
-    return FileResponse(path, headers=headers, media_type="application/octet-stream")
+    return FileAnswer(path, headers=headers, media_type="application/octet-stream")
 
 
 def _cdn_url(call: Call, entry: Entry) -> str:

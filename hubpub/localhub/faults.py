@@ -36,6 +36,8 @@ Kind = Literal[
     "watch",
 ]
 
+_PIECE = 1 << 16  # bytes of an answer that travel at once where it is slowed down
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -204,8 +206,13 @@ def _throttled(receive: Receive, send: Send, rate: float) -> tuple[Receive, Send
         return message
 
     async def sending(message: Message) -> None:
-        await asyncio.sleep(len(message.get("body", b"")) / rate)
-        await send(message)
+        body, more = message.get("body", b""), message.get("more_body", False)
+        while len(body) > _PIECE:
+            await asyncio.sleep(_PIECE / rate)
+            await send({**message, "body": body[:_PIECE], "more_body": True})
+            body = body[_PIECE:]
+        await asyncio.sleep(len(body) / rate)
+        await send({**message, "body": body, "more_body": more} if body else message)
 
     return receiving, sending
 
