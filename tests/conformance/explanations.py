@@ -30,6 +30,15 @@ FAILURES: tuple[tuple[str, str], ...] = (
         "the expected values are those of a window of one channel, for sizes 2 and 3; the reference, and the same "
         "file's stress test against PyTorch (which passes), count the neighbouring channels",
     ),
+    (
+        r"test_ios17_invalid_indices.*validate_indices=False.*is outside an axis",
+        "an index out of bounds that nobody asked to be checked: Core ML leaves the result undefined, and the test "
+        "wants any wrong numbers; hubpub refuses such an index always",
+    ),
+    (
+        r"test_ios17_invalid_indices.*dynamic=True.*assert False",
+        "an index out of bounds is refused, as the test wants, but in hubpub's words, where it looks for Core ML's",
+    ),
 )
 
 OVER: tuple[tuple[str, str], ...] = ()
@@ -38,6 +47,12 @@ SKIPPED: tuple[tuple[str, str], ...] = (
     (
         r"TypeError: only 0-dimensional arrays can be converted",
         "coremltools fails to convert with the installed NumPy, so that there is no model to run",
+    ),
+    (r"name 'torchvision' is not defined", "the test needs torchvision, which is not installed"),
+    (r"Bug fixed in macOS 15.2", "the test is for a later macOS than the one that is claimed (15.0)"),
+    (
+        r"axis should either be None|Onesided stft not possible|cannot be casted to int|Skipped$",
+        "the test leaves out combinations of parameters that mean nothing",
     ),
     (r"TensorFlow 2.x not found", "the expected values come from TensorFlow, which is not installed"),
     (r"not supported (in )?iOS15", "the test is for a later opset, whose own tests cover it"),

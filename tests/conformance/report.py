@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.conformance import recorded
 from tests.conformance.explanations import FAILURES, OVER, SKIPPED
 
 STRICT = 0.005
@@ -25,7 +26,7 @@ Here hubpub's runtime answers in Core ML's place (`tests/conformance/plugin.py` 
 `_MLModelProxy`), so that the numbers are compared on any machine, at Apple's tolerances. Models run
 at `precision="fp16"`, as on a device, on the CPU; fp32 values of a program stay fp32.
 
-This page is written by `python -m tests.conformance.run … --out FILE` and
+This page is written by `python -m tests.conformance.recorded --out FILE` and
 `python -m tests.conformance.report FILE`.""".splitlines()
 
 Row = Mapping[str, Any]
@@ -54,7 +55,7 @@ def within(row: Row) -> bool:
 def explained(row: Row, table: Sequence[tuple[str, str]]) -> str:
     """The explanation whose pattern is found in the test's name or reason."""
     text = f"{row['test']} {row['reason']}"
-    return next((why for pattern, why in table if re.search(pattern, text)), "not explained")
+    return next((why for pattern, why in table if re.search(pattern, text, re.DOTALL)), "not explained")
 
 
 def short(test: str) -> str:
@@ -130,9 +131,11 @@ def document(rows: Sequence[Row]) -> str:
             "",
             *grouped(left, SKIPPED),
             "",
-            "## Files",
+            "## What was run",
             "",
-            ", ".join(f"`{name}`" for name in files) + ".",
+            "The chosen ones are those whose name has a checksum that the number divides.",
+            "",
+            *recorded.table(),
             "",
         ]
     )
