@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_data_dir
 
+from hubpub.errors import PreflightError
 from hubpub.localhub.call import Hub, Limits, Seen
 from hubpub.localhub.faults import Fault, Faults
 from hubpub.localhub.server import endpoint, in_foreground, in_thread, listen, tool_missing
@@ -85,8 +86,9 @@ def running(
 ) -> Iterator[LocalHub]:
     """Serve the data folder `root` from a thread of this process while the block runs.
 
-    `owner` is the user that both tokens stand for, who may write to `owner/…` and to `namespaces`; repos of others can
-    be read. Raises ToolMissing, CannotWrite, StoreError or PreflightError.
+    `port` 0 is the same one each time for one folder, as long as it is free. `owner` is the user that both tokens
+    stand for, who may write to `owner/…` and to `namespaces`; repos of others can be read. Raises ToolMissing,
+    CannotWrite, StoreError or PreflightError.
     """
     application, bound = _prepare(
         root, host="127.0.0.1", port=port, owner=owner, namespaces=namespaces, faults=faults, limits=limits
@@ -132,7 +134,7 @@ def _prepare(
     except ImportError as error:
         raise tool_missing() from error
     storage = Storage(root)
-    bound = listen(host, port)
+    bound = listen(host, port) if port else _listen_as_before(host, storage)
     hub = Hub(
         storage=storage,
         endpoint=endpoint(bound),
@@ -142,6 +144,14 @@ def _prepare(
         limits=limits or Limits(),
     )
     return Application(hub), bound
+
+
+def _listen_as_before(host: str, storage: Storage) -> socket.socket:
+    """The data folder's own port, so that what was remembered of its address stays true; any, where that is taken."""
+    try:
+        return listen(host, 49152 + int(storage.id, 16) % 16384)  # of the ports that nobody may register
+    except PreflightError:
+        return listen(host, 0)
 
 
 def _describe(hub: Hub) -> LocalHub:

@@ -116,6 +116,15 @@ def test_a_taken_port(hub: LocalHub, tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_has_a_port_of_its_own(tmp_path: Path) -> None:
+    """What clients remember of an address is true of the same folder the next time."""
+    with running(tmp_path / "one") as first, running(tmp_path / "one") as beside:
+        assert beside.endpoint != first.endpoint, "it was taken"
+    with running(tmp_path / "one") as again, running(tmp_path / "two") as other:
+        assert again.endpoint == first.endpoint
+        assert other.endpoint != again.endpoint
+
+
 def test_without_starlette_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hubpub.localhub.app", None)
     with pytest.raises(ToolMissing) as missing, running(tmp_path / "hub"):
