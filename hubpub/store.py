@@ -8,7 +8,8 @@
     <root>/digests.json                      sha256 of files elsewhere, by path, size, mtime and inode
 
 An entry is written in `work`, synced, and renamed into place: a crash leaves nothing
-that looks done. What leaves the store is a reflink or a copy.
+that looks done. Large files with the same content are one file. What leaves the store is
+a reflink or a copy.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from hubpub.errors import Damaged, StoreError
 _ENTRY = "entry.json"
 _PAYLOAD = "payload"
 _CHUNK = 1 << 22
+_SHARED = 1 << 20  # bytes from which on a file is worth being looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,7 @@ class Store:
     ) -> Entry:
         """Make what lies in `payload` (a work folder) the finished step `key`."""
         files = tuple(self._seal(payload))
+        self._share(payload, files)
         data = {
             "key": key,
             "kind": kind,
@@ -253,6 +256,21 @@ class Store:
             digest = self.digests.of(path) if status.st_nlink > 1 else self.digests.remember(path, sha256(path))
             yield StoredFile(path=path.relative_to(payload).as_posix(), size=status.st_size, sha256=digest)
 
+    def _share(self, payload: Path, files: Iterable[StoredFile]) -> None:
+        """Make large files that the store has already links to those: attentions have the same weights of a UNet."""
+        large: dict[str, list[str]] = {}
+        for file in files:
+            if file.size >= _SHARED:
+                large.setdefault(file.sha256, []).append(file.path)
+        for folder in sorted((self.root / "steps").glob("??/*")) if large else ():
+            with suppress(Damaged, OSError):  # what is damaged, or being pruned, is not shared
+                entry = self.get(folder.name)
+                for there in entry.files if entry else ():
+                    same = folder / _PAYLOAD / there.path
+                    if there.sha256 in large and self.digests.of(same) == there.sha256:
+                        for path in large.pop(there.sha256):
+                            _link(same, payload / path)
+
 
 class Digests:
     """sha256 of files by device, inode, size and mtime, kept across runs: an unchanged file is not read again."""
@@ -293,6 +311,13 @@ def clone(source: Path, target: Path) -> None:
     """Copy a file: a reflink where the file system has them, else the system's own copy; writable, never linked."""
     if not _reflink(source, target):
         shutil.copyfile(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Put a hard link in a file's place, at once."""
+    temporary = target.with_name(f"{target.name}.{uuid4().hex[:8]}")
+    os.link(source, temporary)
+    temporary.replace(target)
 
 
 def default_root() -> Path:

@@ -42,6 +42,34 @@ def test_payloads_are_read_only(tmp_path: Path) -> None:
     assert (entry.payload / "b").stat().st_mode & 0o222 == 0
 
 
+def test_large_files_with_the_same_content_are_one(tmp_path: Path) -> None:
+    store, text, other = Store(tmp_path), "weights" * 200_000, "cd" * 32
+    _write(store, text=text)
+    _write(store, key=other, text=text)
+    _write(store, key="ef" * 32, text="small")
+    first, second = store.get(KEY), store.get(other)
+    assert first is not None
+    assert second is not None
+    assert all((first.payload / "b").samefile(second.payload / name) for name in ("b", "model/a"))
+    store.remove(KEY)
+    assert store.damage(second) is None
+    assert not any("." in path.name for path in second.payload.rglob("*")), "no name but the files' own"
+
+
+def test_a_large_file_that_has_changed_is_not_shared(tmp_path: Path) -> None:
+    store, text, other = Store(tmp_path), "weights" * 200_000, "cd" * 32
+    _write(store, text=text)
+    first = store.get(KEY)
+    assert first is not None
+    for name in ("b", "model/a"):
+        (first.payload / name).chmod(0o644)
+        (first.payload / name).write_text(text.swapcase())
+    _write(store, key=other, text=text)
+    second = store.get(other)
+    assert second is not None
+    assert store.damage(second) is None
+
+
 def test_uncommitted_work_is_invisible_and_cleared(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.work_folder(KEY)
