@@ -247,6 +247,7 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait()
+        wait_until(lambda: any(f"/cdn/{digest}" in seen.path for seen in local.requests))  # logged at its end
         local.faults.clear()
         assert not (out / WEIGHT).exists()
         have = partial.stat().st_size

@@ -204,6 +204,8 @@ def test_typed_quantization_parameters(tmp_path: Path) -> None:
         [(schema.INT8, np.array([-128, -1, 0, 127], np.int8))],
         file="weights/weights.bin",
     )
+    (weights,) = package.rglob("weights.bin")
+    weights.write_bytes(weights.read_bytes().ljust(192, b"\0"))  # whoever wrote that package pads the last blob
     bundle = compile_as(package, tmp_path, XCODE_27).bundle
     assert sha256(bundle / "weights/weights.bin") == "08201fd09931b7942ff512dce33403d3565d13524ca51c3e0bdbf73dbd55d87e"
     assert sha256(bundle / "model.mil") == "7c883a45ccf6928213051322ec4cd09b94f03054ef860b290830e06ba2a38cbe"
