@@ -314,7 +314,9 @@ def clone(source: Path, target: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Put a hard link in a file's place, at once."""
+    """Put a hard link in a file's place, at once; nothing where it is one already, which a rename would leave twice."""
+    if source.samefile(target):
+        return
     temporary = target.with_name(f"{target.name}.{uuid4().hex[:8]}")
     os.link(source, temporary)
     temporary.replace(target)

@@ -56,6 +56,20 @@ def test_large_files_with_the_same_content_are_one(tmp_path: Path) -> None:
     assert not any("." in path.name for path in second.payload.rglob("*")), "no name but the files' own"
 
 
+def test_a_link_to_another_step_stays_one(tmp_path: Path) -> None:
+    """A compiled bundle links its package's weights."""
+    store, text, other = Store(tmp_path), "weights" * 200_000, "cd" * 32
+    _write(store, text=text)
+    first = store.get(KEY)
+    assert first is not None
+    with store.lock(other):
+        payload = store.work_folder(other)
+        os.link(first.payload / "b", payload / "weight.bin")
+        second = store.commit(other, payload, kind="compile", label="unet", measurements={}, seconds=0.5)
+    assert [path.name for path in second.payload.iterdir()] == ["weight.bin"]
+    assert (second.payload / "weight.bin").samefile(first.payload / "b")
+
+
 def test_a_large_file_that_has_changed_is_not_shared(tmp_path: Path) -> None:
     store, text, other = Store(tmp_path), "weights" * 200_000, "cd" * 32
     _write(store, text=text)
