@@ -219,10 +219,16 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(source: Path, tmp_path: Path
     ]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    time.sleep(4)
+    workers: list[psutil.Process] = []
+    deadline = time.monotonic() + 60
+    while not workers and time.monotonic() < deadline:
+        time.sleep(0.2)
+        workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers, "no step was started"
+    time.sleep(2)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=30)[1]
     assert process.returncode == 130, told
     assert "run the same command again" in told
     assert "Traceback" not in told
-    assert not psutil.Process().children(recursive=True), "a worker outlived its master"
+    assert not psutil.wait_procs(workers, timeout=5)[1], "a worker outlived its master"
