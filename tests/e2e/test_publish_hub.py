@@ -65,7 +65,8 @@ def test_one_commit_each_byte_once_then_nothing_to_do(mode: str, local: LocalHub
     unique = sum({content: len(content) for content in files.values()}.values())
     zips = sum(len(content) for path, content in files.items() if path.endswith(".zip"))
     expected = unique - zips if mode == "xet" else unique  # xet finds the archives' bytes in the files beside them
-    assert local.received(mode) == pytest.approx(expected, rel=0.1)
+    # random bytes, cut into blocks of about 64 kB: where an archive's file begins, one or two are new
+    assert local.received(mode) == pytest.approx(expected, rel=0.25 if mode == "xet" else 0.1)
     assert receipt.sent_bytes == pytest.approx(local.received(mode) + local.received("commit"), rel=0.1)
     assert sum(len(content) for content in files.values()) > 1.5 * local.received(mode)
 
