@@ -48,7 +48,7 @@ def contents(hub: Hub, revision: str | None = None) -> dict[str, str | None]:
 
 
 def test_one_commit_each_byte_once_then_nothing_to_do(mode: str, local: LocalHub, hub: Hub, tmp_path: Path) -> None:
-    files = tree(seed=(mode, os.urandom(8)), size=4_000_000)
+    files = tree(seed=(mode, os.urandom(8)), size=8_000_000)  # what blocks of 64 kB cost at the edges is little beside it
     heard: list[tuple[int, int, str]] = []
     destination = HubDestination(hub, REPO, tag="v1")
     made = release(tmp_path / "made", files)
