@@ -27,9 +27,9 @@ FUZZ_SECONDS ?= 120
 
 fuzz: setup  # atheris on every reader of bytes that others wrote, FUZZ_SECONDS each (Linux; a crash-* file where one falls)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
-	@set -e; for target in $$(PYTHONPATH=tests $(BIN)/python -m tests.fuzz.run); do \
+	@set -e; for target in $$($(BIN)/python -m tests.fuzz.run); do \
 		echo "== $$target"; \
-		PYTHONPATH=tests $(BIN)/python -m tests.fuzz.run $$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -verbosity=0; \
+		$(BIN)/python -m tests.fuzz.run $$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -verbosity=0; \
 	done
 
 BENCH ?= build/bench
@@ -53,8 +53,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,local,dev]'
 	@touch $(STAMP)
 
-schema: setup  # regenerate the protobuf classes from hubpub/mil/schema.proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. hubpub/mil/schema.proto
+schema: setup  # regenerate the protobuf classes from hubpub/coreml/schema.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. hubpub/coreml/schema.proto
 
 docs: setup  # write the pages of docs/ that follow from the code
 	$(BIN)/python docs/generate.py

@@ -17,15 +17,14 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mil_models import ARRAY, blob_value, block, const, feature, function, model, operation, save_package
-
-from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.bundle import read_bundle
-from hubpub.mil.compiled import compile_bundle
-from hubpub.mil.package import WEIGHT_BIN
-from hubpub.mil.values import string_value, tensor_type, tensor_value
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.bundle import read_bundle
+from hubpub.coreml.compiler import compile_bundle
+from hubpub.coreml.package import WEIGHT_BIN
+from hubpub.coreml.values import string_value, tensor_type, tensor_value
+from tests.support.mil_models import ARRAY, blob_value, block, const, feature, function, model, operation, save_package
 
 LAYERS, HEADS, WIDTH = 343, 8, 2_507_776  # 343 weights of 2.5 million elements: 1.72 GB
 

@@ -108,7 +108,7 @@ def draw_source(source: Path, start: int, stop: int) -> digits_data.Pictures:
 
 def draw_packages(source: Path, folder: Path, start: int, stop: int) -> digits_data.Pictures:
     """Pictures start to stop, by the packages of a converted folder."""
-    from hubpub.drawing import Request, draw
+    from hubpub.runtime.pictures import Request, draw
 
     texts, _ = prompts(stop)
     painter = _painter(source, folder)
@@ -127,12 +127,12 @@ def _pipeline(source: Path) -> Any:
 
 @cache
 def _painter(source: Path, folder: Path) -> Any:
-    from hubpub import drawing
+    from hubpub.runtime import pictures
 
     _one_thread()
     (packages,) = folder.glob("*/packages")
     facts = json.loads((folder / "hubpub.json").read_text(encoding="utf-8"))
-    return drawing.load(packages, source / "tokenizer", facts)
+    return pictures.load(packages, source / "tokenizer", facts)
 
 
 def _one_thread() -> None:

@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hubpub import architectures
+from hubpub.checkpoints.weights import choose
+from hubpub.engine.worker import peak_memory
 from hubpub.steps import fill
-from hubpub.weights import choose
-from hubpub.worker import peak_memory
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder", "safety_checker")
 
@@ -73,7 +73,7 @@ def family_of(source: Path) -> architectures.Architecture:
 
 def prepare_source(folder: Path, family: str) -> Path:
     if not (folder / "model_index.json").exists():
-        from sources import make_source
+        from tests.support.sources import make_source
 
         make_source(folder, family, tiny=False)
     return folder

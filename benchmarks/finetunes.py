@@ -13,12 +13,12 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from measuring import hubpub
-from sources import make_source
 
 from hubpub.localhub import running
+from tests.support.sources import make_source
 
 
 def main() -> None:

@@ -17,18 +17,18 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fill import measure
 from measuring import machine, run
-from mil_models import ARRAY, block, feature, function, model, operation
-from sources import components, make_source
 
+from hubpub.checkpoints.weights import open_weights
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.values import string_value, tensor_type
 from hubpub.graph import Graph, GraphInfo, Reference
-from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.values import string_value, tensor_type
-from hubpub.palettize import fit, histogram, packed_indices
-from hubpub.weights import open_weights
+from hubpub.palettize.palette import fit, histogram, packed_indices
+from tests.support.mil_models import ARRAY, block, feature, function, model, operation
+from tests.support.sources import components, make_source
 
 _COMPILE = """
 import json, sys, time

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sources import FAMILIES, Layout, make_source
+from tests.support.sources import FAMILIES, Layout, make_source
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubpub.palettize import BITS, fit, histogram, packed_indices, palettize
+from hubpub.palettize.palette import BITS, fit, histogram, packed_indices, palettize
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hubpub.runtime import load
-from hubpub.runtime.machine import Machine
+from hubpub.runtime.interpreter import Machine
 from hubpub.runtime.samples import realistic
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import typer.main
 
 from hubpub import errors
-from hubpub.app_config import AppConfig
 from hubpub.cli.app import app
-from hubpub.config import FILE, Config, Fetch, File, schema
+from hubpub.plan.config import FILE, Config, Fetch, File, schema
+from hubpub.remote.app_config import AppConfig
 
 HERE = Path(__file__).resolve().parent
 _NOTE = "<!-- Written by docs/generate.py from {origin}; edit that. -->\n"
@@ -176,7 +176,7 @@ def configuration_page() -> str:
     lines = [
         "# hubpub.toml",
         "",
-        _NOTE.format(origin="hubpub/config.py"),
+        _NOTE.format(origin="hubpub/plan/config.py"),
         f"`hubpub init` writes a `{FILE}`; `[tool.hubpub]` of a pyproject.toml is read alike. Settings at the top hold",
         "for every model, a model's own settings win over them, and flags win over both. `hubpub config show` prints",
         "what all of it comes to; `hubpub config schema` prints the [JSON Schema](hubpub.schema.json) for editors. A",

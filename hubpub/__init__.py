@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import hubpub.palettize as palettize
     import hubpub.runtime as runtime
-    from hubpub.mil.compiled import compile_package
+    from hubpub.coreml.compiler import compile_package
     from hubpub.verbs.convert import convert
     from hubpub.verbs.fetch import fetch
     from hubpub.verbs.publish import publish
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 # public name → (module, name in it; "" for the module itself)
 _PUBLIC = {
-    "compile_package": ("hubpub.mil.compiled", "compile_package"),
+    "compile_package": ("hubpub.coreml.compiler", "compile_package"),
     "convert": ("hubpub.verbs.convert", "convert"),
     "fetch": ("hubpub.verbs.fetch", "fetch"),
     "palettize": ("hubpub.palettize", ""),

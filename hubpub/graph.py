@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.package import parse_model, serialize
 from hubpub.errors import BadPackage
-from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.package import parse_model, serialize
 
 GRAPH_MODEL = "graph.mlmodel"
 GRAPH_INFO = "graph.json"

@@ -12,7 +12,7 @@ from hubpub.cli import app as shared
 from hubpub.cli import settings
 
 if TYPE_CHECKING:
-    from hubpub.signing import Wanted
+    from hubpub.remote.signing import Wanted
     from hubpub.verbs.measure import Measured
 
 Repo = Annotated[
@@ -82,7 +82,7 @@ def fetch(
 
     Example: hubpub fetch apple/coreml-stable-diffusion-v1-5-palettized --variant original/packages
     """
-    from hubpub.cli.show import show_download, show_extra
+    from hubpub.cli.receipts import show_download, show_extra
     from hubpub.verbs import app
     from hubpub.verbs import fetch as verb
 
@@ -134,7 +134,7 @@ def variants(
 
     Example: hubpub variants apple/coreml-stable-diffusion-2-1-base-palettized
     """
-    from hubpub.report import human, table
+    from hubpub.engine.progress import human, table
     from hubpub.verbs import fetch as verb
 
     with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
@@ -191,7 +191,7 @@ def verify(
 
 
 def _numbers(measured: Iterable[Measured]) -> str:
-    from hubpub.report import table
+    from hubpub.engine.progress import table
 
     rows = [
         {
@@ -239,15 +239,15 @@ def audit(
 
 def _signed_by(demanded: bool, identity: str | None, issuer: str | None) -> Wanted | None:
     """Whose signature is demanded; naming somebody demands it, too."""
-    from hubpub.signing import Wanted
+    from hubpub.remote.signing import Wanted
 
     return Wanted(identity=identity, issuer=issuer) if demanded or identity or issuer else None
 
 
 def _configured(model: str | None, config: Path | None) -> str:
     """The destination that the config file names."""
-    from hubpub.config import read_file
     from hubpub.errors import ConfigError
+    from hubpub.plan.config import read_file
 
     listed: list[Any] = [entry for entry in read_file(config, Path.cwd()) if entry.get("to")]
     if model is not None:

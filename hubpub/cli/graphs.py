@@ -89,8 +89,8 @@ def build(
 
     Example: hubpub graphs build --family sd15 --deployment-target macOS14
     """
-    from hubpub.config import effective
     from hubpub.errors import ConfigError
+    from hubpub.plan.config import effective
     from hubpub.verbs.graphs import build as verb
 
     if (source is None) is (family is None):
@@ -110,7 +110,7 @@ def build(
 
 
 def _show(found: Sequence[Known], *, json: bool) -> None:
-    from hubpub.report import human, table
+    from hubpub.engine.progress import human, table
 
     if json:
         shared.print_json([one.to_json() for one in found])

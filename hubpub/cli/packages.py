@@ -10,7 +10,7 @@ import typer
 from hubpub.cli import app as shared
 
 if TYPE_CHECKING:
-    from hubpub.mil.compiled import Compiler
+    from hubpub.coreml.compiler import Compiler
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def compile_packages(
     Example: hubpub compile Unet.mlpackage -o Resources
     """
     from hubpub import compile_package
-    from hubpub.variant import choose
+    from hubpub.plan.variant import choose
 
     chosen = cast("Compiler", choose("compiler", compiler, ("auto", "portable", "apple")))
     bundles = [compile_package(package, out, compiler=chosen) for package in packages]
@@ -100,7 +100,7 @@ def generate(
     Example: hubpub generate models/coreml-digits-palettized_original_packages --prompt "a handwritten seven"
     """
     from hubpub.cli import settings
-    from hubpub.drawing import Request
+    from hubpub.runtime.pictures import Request
     from hubpub.verbs import generate as verb
 
     request = Request(prompt=prompt, negative=negative, seed=seed, steps=steps, guidance=guidance)

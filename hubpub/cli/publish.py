@@ -12,9 +12,9 @@ from hubpub.cli import app as shared
 from hubpub.cli import settings
 
 if TYPE_CHECKING:
-    from hubpub.report import Reporter
+    from hubpub.engine.progress import Reporter
+    from hubpub.verbs.batch import Attempt, Work
     from hubpub.verbs.publish import Published
-    from hubpub.verbs.several import Attempt, Work
 
 Source = Annotated[
     str | None,
@@ -80,7 +80,7 @@ def publish(
     from functools import partial
 
     from hubpub.verbs import publish as verb
-    from hubpub.verbs.several import Work
+    from hubpub.verbs.batch import Work
 
     given = settings.flags(
         **making, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune, sign=sign
@@ -109,7 +109,7 @@ def publish(
             ]
         attempts = _attempt(work, session.report)
     if report is not None:
-        from hubpub.summary import write
+        from hubpub.verbs.ci_summary import write
 
         write(attempts, report)
     _conclude(attempts, json=json, quiet=quiet)
@@ -139,7 +139,7 @@ def convert(
     """
     from hubpub.errors import ConfigError
     from hubpub.verbs.convert import make, write
-    from hubpub.verbs.prepare import prepare
+    from hubpub.verbs.session import prepare
 
     if out is None:
         raise ConfigError("No folder was named.", hint="Say where to write with -o DIR.")
@@ -170,7 +170,7 @@ def plan(
 
     Example: hubpub plan prompthero/openjourney-v4 --attention split_einsum_v2
     """
-    from hubpub.verbs.prepare import prepare
+    from hubpub.verbs.session import prepare
 
     given = settings.flags(**making)
     with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
@@ -224,7 +224,7 @@ def card(
 
 
 def _show_plan(made: Any, missing: set[str]) -> None:
-    from hubpub.report import human, table
+    from hubpub.engine.progress import human, table
 
     # without `to`, publish puts the name of the token's account there
     destination = made.destination if made.config.to else f"<you>/{made.destination.rpartition('/')[2]}"
@@ -256,7 +256,7 @@ def _show_plan(made: Any, missing: set[str]) -> None:
 
 def _attempt(work: Sequence[Work], report: Reporter) -> list[Attempt]:
     """Publish each model; of several, say at once what became of it."""
-    from hubpub.verbs.several import attempts
+    from hubpub.verbs.batch import attempts
 
     made = []
     for attempt in attempts(work):
@@ -279,7 +279,7 @@ def _conclude(attempts: Sequence[Attempt], *, json: bool, quiet: bool) -> None:
             typer.echo(f"\n{attempt.label}:", err=True)
             shared.show_error(attempt.error)
     if several and not json and not quiet:
-        from hubpub.cli.show import show_attempts
+        from hubpub.cli.receipts import show_attempts
 
         show_attempts(attempts)
     failed = [attempt.error for attempt in attempts if attempt.error is not None]
@@ -293,6 +293,6 @@ def _show(published: Published, *, quiet: bool) -> None:
     if quiet:
         typer.echo(published.receipt.pull_request or published.receipt.url)
     else:
-        from hubpub.cli.show import show_published
+        from hubpub.cli.receipts import show_published
 
         show_published(published)

@@ -33,7 +33,7 @@ def restore(
 
     Example: hubpub restore me/coreml-openjourney-v4-palettized v1 --dry-run
     """
-    from hubpub.cli.show import show_published
+    from hubpub.cli.receipts import show_published
     from hubpub.verbs.restore import restore as verb
 
     with settings.session(endpoint=endpoint, token=token, quiet=json or quiet) as session:

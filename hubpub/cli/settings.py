@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hubpub.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hubpub.config import Config, Fetch
-    from hubpub.verbs.prepare import Session
+    from hubpub.plan.config import Config, Fetch
+    from hubpub.verbs.session import Session
 
 
 def flags(**given: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def flags(**given: Any) -> dict[str, Any]:
 
 def models(source: str | None, config: Path | None, given: Mapping[str, Any]) -> list[Config]:
     """What a command works on: the source that was named, else the models of the config file."""
-    from hubpub.config import effective, read_file
+    from hubpub.plan.config import effective, read_file
 
     listed = read_file(config, Path.cwd())
     for table in listed:
@@ -69,7 +69,7 @@ def refuse(given: Mapping[str, Any], *, but: Collection[str], why: str) -> None:
 
 def running(config: Path | None, *, jobs: int | None, memory: float | None) -> dict[str, Any]:
     """How much may run at once: what the flags say, else the config file."""
-    from hubpub.config import read_defaults
+    from hubpub.plan.config import read_defaults
 
     defaults = read_defaults(config, Path.cwd())
     return {
@@ -80,7 +80,7 @@ def running(config: Path | None, *, jobs: int | None, memory: float | None) -> d
 
 def fetching(config: Path | None, *, dest: Path | None, **given: Any) -> Fetch:
     """What to fetch: what the flags say, else the config file."""
-    from hubpub.config import read_defaults
+    from hubpub.plan.config import read_defaults
 
     defaults = read_defaults(config, Path.cwd()).fetch
     if dest is None and defaults.dest is not None:
@@ -99,8 +99,8 @@ def session(
     quiet: bool = False,
 ) -> Iterator[Session]:
     """A session for one command; `--endpoint local` starts the embedded Hub for as long as it lasts."""
-    from hubpub.report import reporter
-    from hubpub.verbs.prepare import Session
+    from hubpub.engine.progress import reporter
+    from hubpub.verbs.session import Session
 
     with ExitStack() as stack:
         report = stack.enter_context(reporter(quiet=quiet))

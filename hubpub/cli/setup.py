@@ -95,8 +95,8 @@ def doctor(
     """
     from contextlib import ExitStack
 
-    from hubpub.hub import Hub, connect
-    from hubpub.store import default_root
+    from hubpub.engine.store import default_root
+    from hubpub.remote.hub import Hub, connect
     from hubpub.verbs import doctor as verb
 
     with ExitStack() as stack:
@@ -129,7 +129,7 @@ def show(
 
     Example: hubpub config show
     """
-    from hubpub.config import read_defaults
+    from hubpub.plan.config import read_defaults
     from hubpub.verbs import config as verb
 
     models = settings.models(source, config, {})
@@ -144,7 +144,7 @@ def schema(debug: shared.Debug = False) -> None:
 
     Example: hubpub config schema > hubpub.schema.json
     """
-    from hubpub.config import schema as made
+    from hubpub.plan.config import schema as made
 
     shared.print_json(made())
 
@@ -152,7 +152,7 @@ def schema(debug: shared.Debug = False) -> None:
 def _owner(endpoint: str | None, token: str | None) -> str | None:
     """The account that publish would publish to, where the Hub tells at once; None where it does not."""
     from hubpub.errors import HubpubError
-    from hubpub.hub import connect
+    from hubpub.remote.hub import connect
 
     with connect(endpoint, token) as hub:
         try:

@@ -23,8 +23,8 @@ def listing(json: shared.Json = False, debug: shared.Debug = False) -> None:
 
     Example: hubpub cache ls
     """
-    from hubpub.report import human, table
-    from hubpub.store import Store, default_root
+    from hubpub.engine.progress import human, table
+    from hubpub.engine.store import Store, default_root
 
     store = Store(default_root())
     entries = sorted(store.entries(), key=lambda entry: entry.created)
@@ -61,9 +61,9 @@ def prune(
     import math
     import time
 
-    from hubpub.remembered import Remembered
-    from hubpub.report import human
-    from hubpub.store import Store, default_root
+    from hubpub.engine.progress import human
+    from hubpub.engine.store import Store, default_root
+    from hubpub.remote.cache import Remembered
 
     store = Store(default_root())
     limit = time.time() - days * 86400 if days else math.inf  # "all" is all, whatever a clock said
@@ -86,8 +86,8 @@ def verify(debug: shared.Debug = False) -> None:
 
     Example: hubpub cache verify
     """
+    from hubpub.engine.store import Store, default_root
     from hubpub.errors import FindingsError
-    from hubpub.store import Store, default_root
 
     store = Store(default_root())
     damaged = [(key, f"{key[:12]}: entry.json cannot be read") for key in store.unreadable()]

@@ -16,10 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+from hubpub.coreml.package import parse_model, serialize
 from hubpub.errors import BadPackage
 from hubpub.graph import GRAPH_VERSION, Graph, GraphInfo
-from hubpub.mil.package import parse_model, serialize
-from hubpub.step import canonical
+from hubpub.steps.step import canonical
 
 DIGESTS = "SHA256SUMS"
 _FOLDER = Path(__file__).parent

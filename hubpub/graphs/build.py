@@ -19,7 +19,7 @@ from typing import Any
 from hubpub import graphs
 from hubpub.architectures import ATTENTIONS, components_of, detect, export_params
 from hubpub.graphs import file_of
-from hubpub.step import canonical
+from hubpub.steps.step import canonical
 
 _TARGET = "macOS13"
 _DEFAULT_ATTENTIONS = ("original", "split_einsum_v2")

@@ -23,7 +23,7 @@ from hubpub.errors import PreflightError
 from hubpub.localhub.call import Hub, Limits, Seen
 from hubpub.localhub.faults import Fault, Faults
 from hubpub.localhub.server import endpoint, in_foreground, in_thread, listen, tool_missing
-from hubpub.localhub.storage import Storage
+from hubpub.localhub.storage.storage import Storage
 
 if TYPE_CHECKING:
     from hubpub.localhub.app import Application

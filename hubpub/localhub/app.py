@@ -23,28 +23,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from hubpub.errors import HubpubError
-from hubpub.localhub import (
-    atomic,
-    endpoints_cas,
-    endpoints_content,
-    endpoints_lfs,
-    endpoints_pulls,
-    endpoints_repos,
-    endpoints_uploads,
-    pages,
-)
+from hubpub.localhub import pages
 from hubpub.localhub.call import Call, Hub, Route, Seen, Upload, User
-from hubpub.localhub.changes import Put
+from hubpub.localhub.endpoints import cas, content, lfs, pulls, repos, uploads
 from hubpub.localhub.faults import suffer
 from hubpub.localhub.refused import Refused
+from hubpub.localhub.storage import atomic
+from hubpub.localhub.storage.changes import Put
 
 _ROUTES: tuple[Route, ...] = (
-    *endpoints_repos.ROUTES,
-    *endpoints_content.ROUTES,
-    *endpoints_uploads.ROUTES,
-    *endpoints_lfs.ROUTES,
-    *endpoints_pulls.ROUTES,
-    *endpoints_cas.ROUTES,
+    *repos.ROUTES,
+    *content.ROUTES,
+    *uploads.ROUTES,
+    *lfs.ROUTES,
+    *pulls.ROUTES,
+    *cas.ROUTES,
     *pages.ROUTES,  # the last: their patterns fit more than repos
 )
 _LOG = logging.getLogger("hubpub.localhub")

@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 
 from hubpub.localhub.faults import Faults
 from hubpub.localhub.refused import Refused, bad_request, gated, repo_not_found
-from hubpub.localhub.repository import Repository
-from hubpub.localhub.storage import Storage
+from hubpub.localhub.storage.repository import Repository
+from hubpub.localhub.storage.storage import Storage
 
 if TYPE_CHECKING:
     from starlette.datastructures import QueryParams

@@ -19,13 +19,13 @@ from starlette.responses import HTMLResponse, Response
 
 from hubpub.localhub import cards
 from hubpub.localhub.call import Call, Route
-from hubpub.localhub.git import Commit, Tree
 from hubpub.localhub.refused import Refused
-from hubpub.localhub.repository import Repository
-from hubpub.localhub.storage import REPO_TYPES
+from hubpub.localhub.storage.git import Commit, Tree
+from hubpub.localhub.storage.repository import Repository
+from hubpub.localhub.storage.storage import REPO_TYPES
 from hubpub.localhub.views import card_data
-from hubpub.pages import STYLE, file_tree, own, page, policy
-from hubpub.release import variant_of
+from hubpub.pages.html import STYLE, file_tree, own, page, policy
+from hubpub.release.release import variant_of
 
 _CARD = "README.md"
 _MOST_TEXT = 1 << 20  # characters of a card; a longer one is cut

@@ -8,10 +8,11 @@ from urllib.parse import urlencode
 
 from starlette.responses import FileResponse
 
-from hubpub.localhub import cards, git
+from hubpub.localhub import cards
 from hubpub.localhub.call import Call
-from hubpub.localhub.git import Entry, Tree
-from hubpub.localhub.repository import Repository
+from hubpub.localhub.storage import git
+from hubpub.localhub.storage.git import Entry, Tree
+from hubpub.localhub.storage.repository import Repository
 
 Row = TypeVar("Row")
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hubpub.coreml import schema_pb2 as schema
 from hubpub.graph import Reference
-from hubpub.mil import schema_pb2 as schema
 from hubpub.nets.attention import split
 from hubpub.nets.networks import Network
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from hubpub.coreml import schema_pb2 as schema
 from hubpub.errors import Unproven
 from hubpub.graph import Graph, GraphInfo, Reference, constants, main_block
-from hubpub.mil import schema_pb2 as schema
 from hubpub.nets.lowering import COREMLTOOLS_VERSION, compact, lower
 from hubpub.nets.networks import Network, build
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.package import MODEL_PATH
+from hubpub.coreml.values import decode
+from hubpub.coreml.weight_file import BLOB_DTYPES, NUMPY_DTYPES, BlobReader
 from hubpub.errors import BadPackage
-from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.blob import BLOB_DTYPES, NUMPY_DTYPES, BlobReader
-from hubpub.mil.package import MODEL_PATH
-from hubpub.mil.values import decode
 
 Array = npt.NDArray[Any]
 

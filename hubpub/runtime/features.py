@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubpub.coreml import schema_pb2 as schema
 from hubpub.errors import BadInput, ModelError
-from hubpub.mil import schema_pb2 as schema
 
 Array = npt.NDArray[Any]
 

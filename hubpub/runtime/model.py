@@ -21,12 +21,12 @@ except ModuleNotFoundError as error:
         "Running a model needs torch, which is not installed.", hint="Install it with: pip install 'hubpub[convert]'"
     ) from error
 
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.package import read_model, weights_folder
 from hubpub.errors import BadInput, BadPackage, ConfigError, ModelError, ToolMissing
-from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.package import read_model, weights_folder
 from hubpub.runtime.constants import Weights
 from hubpub.runtime.features import Feature, checked_inputs, feature
-from hubpub.runtime.machine import Machine, Watch
+from hubpub.runtime.interpreter import Machine, Watch
 from hubpub.runtime.ops.control import Cell
 from hubpub.runtime.program import Input, Numerics, Program, bind, constant_shape, names
 

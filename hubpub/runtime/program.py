@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from hubpub.coreml import schema_pb2 as schema
 from hubpub.errors import BadPackage, ModelError, UnsupportedOps
-from hubpub.mil import schema_pb2 as schema
-from hubpub.runtime import chains
+from hubpub.runtime import attention_tiles
 from hubpub.runtime.constants import Constant, Weights, constant, tensor_shape
 from hubpub.runtime.ops import OPS
 from hubpub.runtime.ops.table import OPSETS, Op
@@ -95,7 +95,7 @@ class Step:
     blocks: tuple[Block, ...] = ()
     release: list[str] = field(default_factory=list)
     parts: tuple[Step, ...] = ()  # of a chain: the operations that it stands for, and how they are cut
-    plan: chains.Plan | None = None
+    plan: attention_tiles.Plan | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +280,7 @@ def _chained(steps: list[Step], outputs: Sequence[Binding]) -> list[Step]:
     kept = {name for binding in outputs for name in _refs(binding)}
     gone: set[int] = set()
     joined: dict[int, Step] = {}
-    for positions, plan in chains.find(steps, names, kept):
+    for positions, plan in attention_tiles.find(steps, names, kept):
         if gone.intersection(positions) or joined.keys() & set(positions):
             continue
         parts = tuple(steps[i] for i in positions)
@@ -289,7 +289,7 @@ def _chained(steps: list[Step], outputs: Sequence[Binding]) -> list[Step]:
     return [joined.get(i, step) for i, step in enumerate(steps) if i not in gone]
 
 
-def _chain(parts: tuple[Step, ...], plan: chains.Plan) -> Step:
+def _chain(parts: tuple[Step, ...], plan: attention_tiles.Plan) -> Step:
     made = {output.name for part in parts for output in part.outputs}
     used = dict.fromkeys(name for part in parts for name in names(part) if name not in made)
     last = parts[-1]

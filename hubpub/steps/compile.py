@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hubpub.mil.compiled import compile_bundle
+from hubpub.coreml.compiler import compile_bundle
 
 KIND = "compile"
 VERSION = 1

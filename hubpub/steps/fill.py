@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubpub.checkpoints.weights import Weights, fitting_names, open_weights, some
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.package import MODEL, WEIGHT_BIN, WEIGHT_REFERENCE, WEIGHTS, serialize, write_manifest
+from hubpub.coreml.values import decode, dimensions, encode, string_value, tensor_type, tensor_value
+from hubpub.coreml.weight_file import NUMPY_DTYPES, BlobWriter
 from hubpub.errors import BadPackage, BadWeights
 from hubpub.graph import TRANSFORMS, Graph, GraphInfo, Reference, constants, main_block
-from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.blob import NUMPY_DTYPES, BlobWriter
-from hubpub.mil.package import MODEL, WEIGHT_BIN, WEIGHT_REFERENCE, WEIGHTS, serialize, write_manifest
-from hubpub.mil.values import decode, dimensions, encode, string_value, tensor_type, tensor_value
-from hubpub.weights import Weights, fitting_names, open_weights, some
 
 KIND = "fill"
 VERSION = 2
@@ -236,7 +236,7 @@ def _values(constant: _Constant, weights: Weights) -> Array:
 
 def _palette(constant: _Constant, weights: Weights) -> _Filled:
     # Not at the top: numba takes half a second, which a 16-bit fill has no use for.
-    from hubpub.palettize import fit, histogram, packed_indices
+    from hubpub.palettize.palette import fit, histogram, packed_indices
 
     bits, elements = constant.bits, math.prod(constant.shape)
     counts = np.zeros(65536, np.uint32)

@@ -20,15 +20,15 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import save_file
 
+from hubpub.checkpoints.weights import Weights, fitting_names, open_weights
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.package import read_model, weights_folder
+from hubpub.coreml.values import dimensions, encode
+from hubpub.coreml.weight_file import BlobReader
 from hubpub.graph import Graph, GraphInfo, Reference, constants, main_block
-from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.blob import BlobReader
-from hubpub.mil.package import read_model, weights_folder
-from hubpub.mil.values import dimensions, encode
 from hubpub.nets.lowering import convert
 from hubpub.nets.networks import Network, build, load
 from hubpub.nets.weightless import built_with
-from hubpub.weights import Weights, fitting_names, open_weights
 
 KIND = "plain"
 VERSION = 1

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubpub import kmeans
+from hubpub.checkpoints.weights import Weights, match_names, open_weights
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.package import read_model, weights_folder
+from hubpub.coreml.values import decode
+from hubpub.coreml.weight_file import BlobReader
 from hubpub.errors import BadPackage, ParityTooLow
 from hubpub.graph import TRANSFORMS, Graph, Reference, constants, main_block
-from hubpub.mil import schema_pb2 as schema
-from hubpub.mil.blob import BlobReader
-from hubpub.mil.package import read_model, weights_folder
-from hubpub.mil.values import decode
-from hubpub.palettize import unpack
-from hubpub.weights import Weights, match_names, open_weights
+from hubpub.palettize import kmeans
+from hubpub.palettize.palette import unpack
 
 KIND = "readback"
 VERSION = 1

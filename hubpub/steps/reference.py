@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hubpub.checkpoints.weights import Weights, match_names, open_weights
 from hubpub.errors import BadWeights
 from hubpub.runtime.model import Model, load
 from hubpub.runtime.samples import realistic
-from hubpub.weights import Weights, match_names, open_weights
 
 KIND = "reference"
 VERSION = 1

@@ -13,9 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from hubpub import drawing
-from hubpub.drawing import Painter, Request
+from hubpub.runtime import pictures
 from hubpub.runtime.model import load
+from hubpub.runtime.pictures import Painter, Request
 
 KIND = "sample"
 VERSION = 1
@@ -34,25 +34,25 @@ def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dic
     length = parts["text_encoder"].inputs[0].shape[1]
     painter = Painter(
         **parts,
-        tokenizer=drawing.read_tokenizer(inputs["source"] / "tokenizer", length=length),
+        tokenizer=pictures.read_tokenizer(inputs["source"] / "tokenizer", length=length),
         scheduler_config=params["scheduler_config"],
         scheduler_class=params["scheduler"],
         scaling_factor=params["scaling_factor"],
     )
     requests = [Request(**given) for given in params["requests"]]
-    drawn = [drawing.draw(painter, request) for request in requests]
+    drawn = [pictures.draw(painter, request) for request in requests]
     for part in parts.values():
         part.close()
-    pictures = []
+    drawn_pairs = []
     for number, (request, picture) in enumerate(zip(requests, drawn, strict=True)):
-        reference = drawing.draw_with_diffusers(inputs["source"], request)
+        reference = pictures.draw_with_diffusers(inputs["source"], request)
         stem = slug(request.prompt, number)
         names = {"source": f"{stem}_source.png", "release": f"{stem}_{params['bits']}bit.png"}
         Image.fromarray(reference).save(out / names["source"], optimize=True)
         Image.fromarray(picture).save(out / names["release"], optimize=True)
-        psnr = round(drawing.picture_psnr(reference, picture), 2)
-        pictures.append({**vars(request), **names, "psnr": psnr})
-    return {"pictures": pictures}
+        psnr = round(pictures.picture_psnr(reference, picture), 2)
+        drawn_pairs.append({**vars(request), **names, "psnr": psnr})
+    return {"pictures": drawn_pairs}
 
 
 def slug(prompt: str, number: int) -> str:

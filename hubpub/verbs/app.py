@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubpub.app_config import AppConfig, app_config, minimum_os
-from hubpub.artifact import REPO_ID
-from hubpub.card import ATTENTION_USE
 from hubpub.errors import CannotWrite, FetchError
-from hubpub.remembered import Memory
-from hubpub.templates import environment
+from hubpub.plan.names import REPO_ID
+from hubpub.release.card import ATTENTION_USE
+from hubpub.release.templates import environment
+from hubpub.remote.app_config import AppConfig, app_config, minimum_os
+from hubpub.remote.cache import Memory
 from hubpub.verbs.fetch import Fetched, look_up
 
 if TYPE_CHECKING:
-    from hubpub.hub import Hub
-    from hubpub.release import RemoteState
+    from hubpub.release.release import RemoteState
+    from hubpub.remote.hub import Hub
 
 
 def write_config(fetched: Fetched, path: Path, *, hub: Hub, memory: Memory | None = None) -> AppConfig:

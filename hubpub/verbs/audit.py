@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hubpub.artifact import Artifact, check_repo_id
-from hubpub.catalog import Offer, OfferedFile, offers
+from hubpub.coreml.bundle import SMALL_FILES, Bundle, read_bundle_files
 from hubpub.errors import ConfigError, FetchError, FindingsError, ModelError
-from hubpub.hub import Hub
-from hubpub.lint import Finding, lint_compiled, lint_folder, lint_names, lint_zip, lint_zip_names, lint_zip_url
-from hubpub.mil.bundle import SMALL_FILES, Bundle, read_bundle_files
-from hubpub.release import RemoteState, variant_of
-from hubpub.unzip import DAMAGE
+from hubpub.files.unzip import DAMAGE
+from hubpub.plan.names import Artifact, check_repo_id
+from hubpub.release.lint import Finding, lint_compiled, lint_folder, lint_names, lint_zip, lint_zip_names, lint_zip_url
+from hubpub.release.release import RemoteState, variant_of
+from hubpub.remote.hub import Hub
+from hubpub.remote.offers import Offer, OfferedFile, offers
 
 _MODEL = "Data/com.apple.CoreML/model.mlmodel"
 # A bundle's text is a few MB; nothing larger is read in one go.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hubpub.card import render
-from hubpub.config import Config
 from hubpub.errors import ConfigError
+from hubpub.plan.config import Config
+from hubpub.release.card import render
 from hubpub.verbs.convert import make, release
-from hubpub.verbs.prepare import Session, prepare
 from hubpub.verbs.report import manifest_of
+from hubpub.verbs.session import Session, prepare
 
 
 def of_folder(folder: Path, *, template: Path | None = None) -> str:

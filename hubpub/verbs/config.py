@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hubpub.config import FILE, Config, File
+from hubpub.plan.config import FILE, Config, File
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -13,18 +13,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hubpub.artifact import Artifact
-from hubpub.card import render
-from hubpub.config import effective
-from hubpub.destinations import Receipt, send
-from hubpub.destinations.folder import FolderDestination
-from hubpub.execute import execute
-from hubpub.outcome import Outcome, manifest
-from hubpub.release import Release, merge
-from hubpub.step import FromSource, FromStep, Step
-from hubpub.store import Entry, sha256
-from hubpub.verbs.prepare import Prepared, Session, flags, preflight, prepare, replanned
-from hubpub.weights import open_weights
+from hubpub.checkpoints.weights import open_weights
+from hubpub.engine.runner import execute
+from hubpub.engine.store import Entry, sha256
+from hubpub.plan.config import effective
+from hubpub.plan.names import Artifact
+from hubpub.release.card import render
+from hubpub.release.outcome import Outcome, manifest
+from hubpub.release.release import Release, merge
+from hubpub.remote.destinations import Receipt, send
+from hubpub.remote.destinations.folder import FolderDestination
+from hubpub.steps.step import FromSource, FromStep, Step
+from hubpub.verbs.session import Prepared, Session, flags, preflight, prepare, replanned
 
 
 def convert(
@@ -139,7 +139,7 @@ def run_facts() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **dict(_versions())},
     }
     if shutil.which("git"):  # GitPython cannot be imported without it
-        from hubpub.checkout import working_repo
+        from hubpub.sources.git import working_repo
 
         working = working_repo(Path.cwd())
         if working is not None and working.commit is not None:

@@ -7,12 +7,12 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from hubpub.config import effective
-from hubpub.drawing import Request
-from hubpub.report import human, reporter
+from hubpub.engine.progress import human, reporter
+from hubpub.plan.config import effective
+from hubpub.runtime.pictures import Request
 from hubpub.verbs import fetch, generate
-from hubpub.verbs.prepare import Session
 from hubpub.verbs.publish import Delivery, publish_config
+from hubpub.verbs.session import Session
 from hubpub.verbs.verify import check, raise_findings
 
 REPO = "me/coreml-digits-palettized"

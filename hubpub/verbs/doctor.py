@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import psutil
 
 from hubpub import __version__
+from hubpub.engine.progress import human
+from hubpub.engine.store import Store
 from hubpub.errors import Damaged, HubpubError, PreflightError, StoreError, ToolMissing
-from hubpub.report import human
-from hubpub.store import Store
-from hubpub.tools import find_coremlcompiler
+from hubpub.files.processes import find_coremlcompiler
 
 if TYPE_CHECKING:
-    from hubpub.hub import Hub
+    from hubpub.remote.hub import Hub
 
 State = Literal["ok", "note", "broken"]
 

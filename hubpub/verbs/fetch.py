@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hubpub import catalog, holding
-from hubpub.artifact import check_repo_id, fetch_folder
-from hubpub.catalog import Offer, OfferedFile, Selection
+from hubpub.engine.store import StoredFile
 from hubpub.errors import CannotWrite, ConfigError, FetchError, UnsafeArchive
-from hubpub.release import RemoteState
-from hubpub.remembered import Memory
-from hubpub.signing import Signer, Wanted
-from hubpub.store import StoredFile
-from hubpub.transfer import bring, writing
-from hubpub.unzip import unpack
-from hubpub.verbs.signed import check_covered, signed
+from hubpub.files.unzip import unpack
+from hubpub.plan.names import check_repo_id, fetch_folder
+from hubpub.release.release import RemoteState
+from hubpub.remote import folder_check, offers
+from hubpub.remote.cache import Memory
+from hubpub.remote.download import bring, writing
+from hubpub.remote.offers import Offer, OfferedFile, Selection
+from hubpub.remote.signing import Signer, Wanted
+from hubpub.verbs.trust import check_covered, signed
 
 if TYPE_CHECKING:
-    from hubpub.hub import Hub
+    from hubpub.remote.hub import Hub
 
 # done bytes, total bytes, what is being done
 Progress = Callable[[int, int, str], None]
@@ -94,7 +94,7 @@ def fetch(
 
     Raises FetchError (NoSuchVariant, DigestMismatch, UnsafeArchive), AccessDenied or NoSpace.
     """
-    from hubpub.hub import connect
+    from hubpub.remote.hub import connect
 
     with connect(endpoint, token) as hub:
         return run(
@@ -133,7 +133,7 @@ def run(
     signer = None
     if signed_by is not None:
         state, signer = signed(state, signed_by, hub=hub, memory=memory)
-    selection = catalog.select(state, catalog.archive_of(variant) if archive else variant)
+    selection = offers.select(state, offers.archive_of(variant) if archive else variant)
     if signed_by is not None:
         check_covered(selection)
     how = _How(hub=hub, memory=memory, dry_run=dry_run, force=force, jobs=jobs, progress=progress)
@@ -147,7 +147,7 @@ def run(
 
 def variants(repo_id: str, *, hub: Hub, revision: str | None = None, memory: Memory | None = None) -> tuple[Offer, ...]:
     """The variants that a repo offers."""
-    return catalog.offers(look_up(check_repo_id(repo_id), hub=hub, revision=revision, memory=memory or Memory()))
+    return offers.offers(look_up(check_repo_id(repo_id), hub=hub, revision=revision, memory=memory or Memory()))
 
 
 def look_up(repo_id: str, *, hub: Hub, revision: str | None, memory: Memory) -> RemoteState:
@@ -188,9 +188,9 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
         missing = (
             files
             if how.force
-            else tuple(file for file in files if not holding.is_here(folder, file, how.memory.digests))
+            else tuple(file for file in files if not folder_check.is_here(folder, file, how.memory.digests))
         )
-        extra = holding.others(folder, {file.path for file in files})
+        extra = folder_check.others(folder, {file.path for file in files})
         fetched = Fetched(
             repo_id=selection.repo_id,
             commit=selection.commit,
@@ -205,7 +205,7 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
             return fetched
         with writing(folder):
             received = _bring(selection, missing, folder, how)
-            removed = holding.remove_stale(folder, extra) if how.force else ()
+            removed = folder_check.remove_stale(folder, extra) if how.force else ()
         for file in missing:
             if file.sha256:
                 how.memory.digests.remember(folder / file.path, file.sha256)
@@ -231,7 +231,7 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
     _check_folder(folder)
     with _locked(folder, how):
         known = how.memory.remembered.fetched(folder)
-        whole = known is not None and holding.is_whole(folder, known, how.memory.digests)
+        whole = known is not None and folder_check.is_whole(folder, known, how.memory.digests)
         done = not how.force and known is not None and whole and known.get("archive") == archive.digest
         fetched = Fetched(
             repo_id=selection.repo_id,
@@ -245,7 +245,7 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
         if done or how.dry_run:
             return fetched
         if not whole:
-            holding.check_replaceable(folder, force=how.force)
+            folder_check.check_replaceable(folder, force=how.force)
         with writing(folder):
             received, files = _unpacked(selection, archive, folder.resolve(), how)
         for file in files:
@@ -261,7 +261,7 @@ def _unpacked(
     """Make `folder` of an archive in one move; what an earlier run has brought already is used."""
     staging = folder.with_name(f".{folder.name}.partial")
     packed, fresh, replaced = staging / archive.path, staging / "unpacked", staging / "replaced"
-    here = not how.force and holding.is_here(staging, archive, how.memory.digests)
+    here = not how.force and folder_check.is_here(staging, archive, how.memory.digests)
     received = _bring(selection, () if here else (archive,), staging, how)
     shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
     try:
@@ -307,7 +307,7 @@ def _remember(
 
 def _configured() -> str:
     """The one repo that the config file here names."""
-    from hubpub.config import read_file
+    from hubpub.plan.config import read_file
 
     listed = [str(model["to"]) for model in read_file(None, Path.cwd()) if model.get("to")]
     if len(listed) == 1:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubpub import drawing
-from hubpub.artifact import MANIFEST
-from hubpub.config import effective
-from hubpub.drawing import Painter, Pixels, Request
+from hubpub.engine.runner import locate
 from hubpub.errors import BadInput, ConfigError
-from hubpub.execute import locate
-from hubpub.facts import MODEL_INDEX
-from hubpub.outcome import Outcome
-from hubpub.release import parse_manifest
-from hubpub.remembered import Memory
-from hubpub.step import FromStep
+from hubpub.plan.config import effective
+from hubpub.plan.names import MANIFEST
+from hubpub.release.outcome import Outcome
+from hubpub.release.release import parse_manifest
+from hubpub.remote.cache import Memory
+from hubpub.runtime import pictures
+from hubpub.runtime.pictures import Painter, Pixels, Request
+from hubpub.sources.metadata import MODEL_INDEX
+from hubpub.steps.step import FromStep
 from hubpub.verbs.convert import make
-from hubpub.verbs.prepare import Session, prepare
+from hubpub.verbs.session import Session, prepare
 
 COMPARED: tuple[int, ...] = (16, 8, 6, 4)
 _TOKENIZER = ("vocab.json", "merges.txt")
@@ -48,8 +48,8 @@ def generate(
     neither tells of tokenizer and scheduler.
     """
     packages, tokenizer, facts = _resources(folder, source, session)
-    painter = drawing.load(packages, tokenizer, facts, device=device)
-    _save(drawing.draw(painter, request), out)
+    painter = pictures.load(packages, tokenizer, facts, device=device)
+    _save(pictures.draw(painter, request), out)
     return Drawn(path=out, request=request, psnr={})
 
 
@@ -60,7 +60,7 @@ def compare(
 
     The packages come from the store, or are made (their weights checked, nothing else).
     """
-    pictures: dict[str, Pixels] = {}
+    drawings: dict[str, Pixels] = {}
     psnr: dict[str, float] = {}
     reference: Pixels | None = None
     for width in bits:
@@ -70,14 +70,14 @@ def compare(
         root = prepared.opened.folder(prepared.opened.paths(), session.report.transfer)
         if reference is None:
             session.report.line("  drawing with the source in PyTorch")
-            reference = pictures["PyTorch"] = drawing.draw_with_diffusers(root, request)
+            reference = drawings["PyTorch"] = pictures.draw_with_diffusers(root, request)
         session.report.line(f"  drawing at {width} bits")
         painter = _painter_of(outcome, root, session, device)
-        picture = drawing.draw(painter, request)
-        psnr[str(width)] = round(drawing.picture_psnr(reference, picture), 2)
-        pictures[f"{width} bits\n{psnr[str(width)]:.1f} dB"] = picture
+        picture = pictures.draw(painter, request)
+        psnr[str(width)] = round(pictures.picture_psnr(reference, picture), 2)
+        drawings[f"{width} bits\n{psnr[str(width)]:.1f} dB"] = picture
     out.parent.mkdir(parents=True, exist_ok=True)
-    drawing.sheet(pictures).save(out)
+    pictures.sheet(drawings).save(out)
     return Drawn(path=out, request=request, psnr=psnr)
 
 
@@ -93,7 +93,7 @@ def _painter_of(outcome: Outcome, root: Path, session: Session, device: str) -> 
     facts = outcome.facts
     return Painter(
         **parts,
-        tokenizer=drawing.read_tokenizer(root / "tokenizer", length=parts["text_encoder"].inputs[0].shape[1]),
+        tokenizer=pictures.read_tokenizer(root / "tokenizer", length=parts["text_encoder"].inputs[0].shape[1]),
         scheduler_config=facts.scheduler,
         scheduler_class=facts.scheduler_name,
         scaling_factor=facts.scaling_factor,
@@ -121,7 +121,7 @@ def _resources(folder: Path, source: Path | None, session: Session) -> tuple[Pat
 
 
 def _facts_of_source(source: Path) -> Mapping[str, Any]:
-    from hubpub.facts import read_facts
+    from hubpub.sources.metadata import read_facts
 
     if not (source / MODEL_INDEX).is_file():
         raise BadInput(f"{source} is not a diffusers folder.", hint=f"It has no {MODEL_INDEX}.")

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from hubpub import graphs
 from hubpub.architectures import components_of, detect, export_params
-from hubpub.config import Config
+from hubpub.coreml.package import serialize
+from hubpub.engine.runner import execute
 from hubpub.errors import BadPackage, ConfigError, FindingsError, ToolMissing, Unproven
-from hubpub.execute import execute
 from hubpub.graph import Graph, GraphInfo
 from hubpub.graphs.build import FAMILIES, families_of, family
-from hubpub.mil.package import serialize
-from hubpub.plan import export_step
-from hubpub.verbs.prepare import Session, look
+from hubpub.plan.config import Config
+from hubpub.plan.planner import export_step
+from hubpub.verbs.session import Session, look
 
 if TYPE_CHECKING:
-    from hubpub.store import Entry
+    from hubpub.engine.store import Entry
 
 Configs = Mapping[str, Mapping[str, Any]]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubpub import __version__
-from hubpub import source as sources
-from hubpub.artifact import check_repo_id, default_destination
-from hubpub.config import FILE
 from hubpub.errors import CannotWrite, SourceError
-from hubpub.facts import MODEL_INDEX, read_facts
-from hubpub.templates import environment, folder
+from hubpub.plan.config import FILE
+from hubpub.plan.names import check_repo_id, default_destination
+from hubpub.release.templates import environment, folder
+from hubpub.sources import source as sources
+from hubpub.sources.metadata import MODEL_INDEX, read_facts
 
 WORKFLOW = Path(".github", "workflows", "hubpub.yml")
 _WIDTH = 6  # bits, the default of hubpub.toml

@@ -16,16 +16,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hubpub.artifact import check_repo_id
-from hubpub.config import effective
+from hubpub.coreml.package import read_model
+from hubpub.coreml.survey import survey
+from hubpub.engine.store import sha256
 from hubpub.errors import ConfigError, ParityTooLow, ToolMissing
-from hubpub.mil.package import read_model
-from hubpub.mil.survey import survey
-from hubpub.plan import FLOORS
-from hubpub.step import FromSource, Step
-from hubpub.store import sha256
+from hubpub.plan.config import effective
+from hubpub.plan.names import check_repo_id
+from hubpub.plan.planner import FLOORS
+from hubpub.steps.step import FromSource, Step
 from hubpub.verbs import fetch
-from hubpub.verbs.prepare import Prepared, Session, prepare
+from hubpub.verbs.session import Prepared, Session, prepare
 
 if TYPE_CHECKING:
     from hubpub.steps.verify import Arrays

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hubpub import signing
-from hubpub.artifact import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
-from hubpub.config import Config, effective
-from hubpub.destinations import Receipt, changes, laid_out, planned_bytes, tally
-from hubpub.destinations.hub import HubDestination
 from hubpub.errors import CannotWrite, ConfigError, DigestMismatch, SourceNotFound
-from hubpub.hub import Account, is_content
-from hubpub.outcome import Outcome
-from hubpub.paths import check_all
-from hubpub.release import Operation, Release, RemoteState, merge, parse_manifest, variant_of
+from hubpub.files.paths import check_all
+from hubpub.plan.config import Config, effective
+from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
+from hubpub.release.outcome import Outcome
+from hubpub.release.release import Operation, Release, RemoteState, merge, parse_manifest, variant_of
+from hubpub.remote import signing
+from hubpub.remote.destinations import Receipt, changes, laid_out, planned_bytes, tally
+from hubpub.remote.destinations.hub import HubDestination
+from hubpub.remote.hub import Account, is_content
 from hubpub.verbs.audit import check_release
 from hubpub.verbs.convert import make, release
-from hubpub.verbs.prepare import Prepared, Session, flags, prepare
+from hubpub.verbs.session import Prepared, Session, flags, prepare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
     if merged["files"] == manifest["files"] and (folder / CARD).is_file():
         card = (folder / CARD).read_text(encoding="utf-8")
     else:
-        from hubpub.card import render
+        from hubpub.release.card import render
 
         card = render(merged)
     message = f"{source} as Core ML: {attentions}"

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubpub.artifact import MANIFEST, check_repo_id
 from hubpub.errors import CannotWrite, ConfigError, DigestMismatch, FetchError
-from hubpub.hub import Hub
-from hubpub.paths import check_relative
-from hubpub.release import MAX_MANIFEST_BYTES, parse_manifest
-from hubpub.report_page import Picture, render
+from hubpub.files.paths import check_relative
+from hubpub.plan.names import MANIFEST, check_repo_id
+from hubpub.release.release import MAX_MANIFEST_BYTES, parse_manifest
+from hubpub.release.report_page import Picture, render
+from hubpub.remote.hub import Hub
 
 # A page with pictures must still open on a phone.
 _MAX_PICTURES, _MAX_PICTURE_BYTES = 12, 3 << 20

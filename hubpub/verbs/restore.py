@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubpub.artifact import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
-from hubpub.destinations.hub import HubDestination
 from hubpub.errors import DigestMismatch, PublishError
-from hubpub.hub import Hub, is_content
-from hubpub.release import Operation, Release, RemoteFile, RemoteState, claimed
-from hubpub.verbs.prepare import Session
+from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
+from hubpub.release.release import Operation, Release, RemoteFile, RemoteState, claimed
+from hubpub.remote.destinations.hub import HubDestination
+from hubpub.remote.hub import Hub, is_content
 from hubpub.verbs.publish import Published, check_rights, dry_receipt
+from hubpub.verbs.session import Session
 
 
 def restore(repo_id: str, revision: str, *, session: Session, dry_run: bool = False) -> Published:

@@ -7,19 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hubpub import catalog, holding, signing
-from hubpub.artifact import MANIFEST, SIGNATURE, check_repo_id
+from hubpub.coreml.bundle import belongs, read_bundle
+from hubpub.coreml.package import read_model, weights_folder
+from hubpub.engine.progress import human
 from hubpub.errors import ConfigError, FetchError, FindingsError, ModelError, SignatureInvalid
-from hubpub.holding import Finding
-from hubpub.mil.bundle import belongs, read_bundle
-from hubpub.mil.package import read_model, weights_folder
-from hubpub.release import RemoteState, variant_of
-from hubpub.remembered import Memory
-from hubpub.report import human
-from hubpub.signing import Signer, Wanted
+from hubpub.plan.names import MANIFEST, SIGNATURE, check_repo_id
+from hubpub.release.release import RemoteState, variant_of
+from hubpub.remote import folder_check, offers, signing
+from hubpub.remote.cache import Memory
+from hubpub.remote.folder_check import Finding
+from hubpub.remote.signing import Signer, Wanted
 from hubpub.verbs.fetch import look_up
-from hubpub.verbs.prepare import Session
-from hubpub.verbs.signed import check_covered, signed
+from hubpub.verbs.session import Session
+from hubpub.verbs.trust import check_covered, signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def _signer_of_fetched(folder: Path, wanted: Wanted, session: Session, memory: M
     # a commit is the same wherever it is, and what is signed needs no trust in who hands it out
     state = look_up(known["repo_id"], hub=session.hub, revision=known["commit"], memory=memory)
     state, signer = signed(state, wanted, hub=session.hub, memory=memory)
-    selection = catalog.select(state, known["variant"])
+    selection = offers.select(state, known["variant"])
     check_covered(selection)
     claimed = {(file.path, file.size, file.digest) for file in selection.offer.files}
     if known["archive"] != selection.offer.files[0].digest and claimed != {tuple(file) for file in known["files"]}:
@@ -128,11 +128,11 @@ def _signer_of_fetched(folder: Path, wanted: Wanted, session: Session, memory: M
 def _check_folder(folder: Path, memory: Memory) -> Verified:
     """Digests against the manifest, or against what fetch was promised; then what only a look inside can tell."""
     known = memory.remembered.fetched(folder)
-    released = holding.check_release(folder)
+    released = folder_check.check_release(folder)
     if released is not None:
         findings, against = released, "its manifest"
     elif known is not None:
-        findings, against = holding.check(folder, known), f"{known['repo_id']} at {str(known['commit'])[:12]}"
+        findings, against = folder_check.check(folder, known), f"{known['repo_id']} at {str(known['commit'])[:12]}"
     else:
         findings, against = (), "nothing (it has no hubpub.json and was not fetched here): structure only"
     files = [path for path in folder.rglob("*") if path.is_file()]

@@ -11,13 +11,13 @@ from typing import Final, Literal, Protocol
 
 from huggingface_hub import snapshot_download
 
-from hubpub.artifact import MANIFEST
-from hubpub.hub import Hub
+from hubpub.engine.store import Store
 from hubpub.localhub import LocalHub
-from hubpub.localhub.git import Commit
-from hubpub.remembered import Memory
-from hubpub.store import Store
-from hubpub.transfer import PARTIAL
+from hubpub.localhub.storage.git import Commit
+from hubpub.plan.names import MANIFEST
+from hubpub.remote.cache import Memory
+from hubpub.remote.download import PARTIAL
+from hubpub.remote.hub import Hub
 from hubpub.verbs.fetch import run
 from tests.chaos import scene
 from tests.chaos.scene import REPO, TEXTS, VARIANT, ZIPPED, Scene, Tree

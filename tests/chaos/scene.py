@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hubpub.artifact import CARD, MANIFEST
 from hubpub.localhub import Storage
+from hubpub.plan.names import CARD, MANIFEST
 from hubpub.verbs.demo import SOURCE
 
 REPO: Final = "me/coreml-digits-palettized"

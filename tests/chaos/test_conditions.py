@@ -15,19 +15,20 @@ import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from hubpub.destinations import release_files, send
-from hubpub.destinations.folder import FolderDestination
-from hubpub.destinations.hub import HubDestination
+from hubpub.engine.store import Store
 from hubpub.errors import CannotWrite
-from hubpub.hub import Hub, session
-from hubpub.localhub import LocalHub, call, endpoints_cas
-from hubpub.remembered import Memory
-from hubpub.store import Store
+from hubpub.localhub import LocalHub, call
+from hubpub.localhub.endpoints import cas
+from hubpub.remote.cache import Memory
+from hubpub.remote.destinations import release_files, send
+from hubpub.remote.destinations.folder import FolderDestination
+from hubpub.remote.destinations.hub import HubDestination
+from hubpub.remote.hub import Hub, session
 from hubpub.verbs.convert import convert as convert_here
 from hubpub.verbs.demo import SOURCE
 from hubpub.verbs.fetch import run
-from hubpub.verbs.prepare import Session
 from hubpub.verbs.publish import publish
+from hubpub.verbs.session import Session
 from tests.chaos import scene
 from tests.chaos.scene import NEW_BITS, digests, making
 from tests.e2e.releases import REPO, noise, release, tree
@@ -99,7 +100,7 @@ def test_a_hub_whose_clock_is_wrong(
     files = tree(("original",), seed=(hours, mode))
     destination = HubDestination(hub, REPO)
     with monkeypatch.context() as wrong:
-        for module in (call, endpoints_cas):
+        for module in (call, cas):
             wrong.setattr(module, "time", clock)
         receipt = send(destination, release(tmp_path / "made", files), base=destination.current())
         assert receipt.commit == hub.commit(REPO)

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from hubpub.destinations import release_files, send
-from hubpub.destinations.hub import HubDestination
+from hubpub.engine.store import Store
 from hubpub.errors import CannotWrite, NoSpace, StoreError, UploadFailed
-from hubpub.hub import Hub, session
 from hubpub.localhub import LocalHub, running
-from hubpub.remembered import Memory
-from hubpub.store import Store
+from hubpub.remote.cache import Memory
+from hubpub.remote.destinations import release_files, send
+from hubpub.remote.destinations.hub import HubDestination
+from hubpub.remote.hub import Hub, session
 from hubpub.verbs.convert import convert
 from hubpub.verbs.demo import SOURCE
 from hubpub.verbs.fetch import run
-from hubpub.verbs.prepare import Session
+from hubpub.verbs.session import Session
 from tests.chaos.scene import digests
 from tests.e2e.releases import REPO, release, tree
 

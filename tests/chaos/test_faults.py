@@ -9,13 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from hubpub.destinations import Receipt, release_files, send
-from hubpub.destinations.hub import HubDestination
 from hubpub.errors import HubpubError
-from hubpub.hub import Hub, session
 from hubpub.localhub import Fault, LocalHub, running
-from hubpub.release import Release
-from hubpub.remembered import Memory
+from hubpub.release.release import Release
+from hubpub.remote.cache import Memory
+from hubpub.remote.destinations import Receipt, release_files, send
+from hubpub.remote.destinations.hub import HubDestination
+from hubpub.remote.hub import Hub, session
 from hubpub.verbs.fetch import run
 from tests.e2e.releases import noise, release
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hubpub.hub import Hub
 from hubpub.localhub import LocalHub, running
-from hubpub.remembered import Memory
+from hubpub.remote.cache import Memory
+from hubpub.remote.hub import Hub
 
 
 @pytest.fixture(params=["xet", "lfs"])

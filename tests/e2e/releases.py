@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hubpub.artifact import Artifact
-from hubpub.destinations import send
-from hubpub.destinations.folder import FolderDestination
-from hubpub.release import Release, merge, variant_of
-from tests import manifests
+from hubpub.plan.names import Artifact
+from hubpub.release.release import Release, merge, variant_of
+from hubpub.remote.destinations import send
+from hubpub.remote.destinations.folder import FolderDestination
+from tests.support import manifests
 
 REPO = "me/coreml-tiny-palettized"
 CARD = "---\nlicense: creativeml-openrail-m\ntags: [core-ml]\n---\n# Tiny\n"

@@ -21,13 +21,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from actions_runner import ROOT, Done, Machine, load, python_path, run_action, run_job
-from sources import make_source
 from typer.testing import CliRunner
 
 from hubpub.cli.app import app
-from hubpub.hub import Hub
 from hubpub.localhub import LocalHub, running
+from hubpub.remote.hub import Hub
+from tests.support.actions_runner import ROOT, Done, Machine, load, python_path, run_action, run_job
+from tests.support.sources import make_source
 
 pytestmark = [
     pytest.mark.slow,

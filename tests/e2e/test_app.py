@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hubpub.app_config import AppConfig, app_config
-from hubpub.card import render
 from hubpub.cli.app import app
-from hubpub.destinations import release_files
 from hubpub.errors import FetchError, NoSuchVariant
-from hubpub.hub import Hub
 from hubpub.localhub import LocalHub
-from hubpub.release import RemoteFile, RemoteState
+from hubpub.release.card import render
+from hubpub.release.release import RemoteFile, RemoteState
+from hubpub.remote.app_config import AppConfig, app_config
+from hubpub.remote.destinations import release_files
+from hubpub.remote.hub import Hub
 from tests.e2e.releases import REPO, release, tree
-from tests.manifests import manifest
+from tests.support.manifests import manifest
 
 FILES = tree(seed="app", size=3_000_000)
 ARCHIVE = "coreml-tiny-palettized_original_compiled.zip"

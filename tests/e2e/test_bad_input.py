@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sources import Layout, make_source
 from typer.testing import CliRunner
 
 from hubpub.cli.app import app
 from hubpub.localhub import LocalHub, running
+from tests.support.sources import Layout, make_source
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +161,8 @@ def test_no_token_and_no_right(hub: LocalHub, source: Path) -> None:
 
 
 def test_foreign_files_of_a_destination_are_kept(hub: LocalHub, tmp_path: Path) -> None:
-    from hubpub.artifact import Artifact
-    from hubpub.release import Release, RemoteFile, RemoteState, diff
+    from hubpub.plan.names import Artifact
+    from hubpub.release.release import Release, RemoteFile, RemoteState, diff
 
     theirs = tuple(
         RemoteFile(path=path, size=3, sha256=None, blob_id="0" * 40)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifests import manifest, picture
 
-from hubpub.card import render as render_card
 from hubpub.localhub import LocalHub, running
-from hubpub.report_page import Picture, render
+from hubpub.release.card import render as render_card
+from hubpub.release.report_page import Picture, render
+from tests.support.manifests import manifest, picture
 
 pytest.importorskip("vl_convert", reason="charts are drawn with hubpub[report]")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")

@@ -15,9 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from hubpub import holding
-from hubpub.destinations import release_files, send
-from hubpub.destinations.hub import HubDestination
 from hubpub.errors import (
     AccessDenied,
     CannotWrite,
@@ -28,9 +25,12 @@ from hubpub.errors import (
     NoSuchVariant,
     UnsafeArchive,
 )
-from hubpub.hub import Hub, session
 from hubpub.localhub import Fault, LocalHub, running
-from hubpub.remembered import Memory
+from hubpub.remote import folder_check
+from hubpub.remote.cache import Memory
+from hubpub.remote.destinations import release_files, send
+from hubpub.remote.destinations.hub import HubDestination
+from hubpub.remote.hub import Hub, session
 from hubpub.verbs.fetch import fetch, look_up, run, variants
 from tests.e2e.releases import REPO, noise, release, tree, zipped
 
@@ -302,7 +302,7 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("hubpub.transfer._SPARE", 1 << 60)
+        monkeypatch.setattr("hubpub.remote.download._SPARE", 1 << 60)
         with pytest.raises(NoSpace, match="GB"):
             run(published, hub=hub, memory=memory, dest=tmp_path / "out")
         assert not any("/cdn/" in seen.path for seen in local.requests)
@@ -533,7 +533,7 @@ def test_check_of_a_folder_fetched_long_ago(published: str, hub: Hub, memory: Me
     known = Memory(tmp_path / "store").remembered.fetched(out)
     assert known is not None
     assert (known["repo_id"], known["variant"]) == (published, PACKAGES)
-    assert holding.check(out, known) == ()
+    assert folder_check.check(out, known) == ()
     status = (out / WEIGHT).stat()
     content = bytearray((out / WEIGHT).read_bytes())
     content[5] ^= 1
@@ -542,7 +542,7 @@ def test_check_of_a_folder_fetched_long_ago(published: str, hub: Hub, memory: Me
     (out / "merges.txt").unlink()
     (out / "vocab.json").write_bytes(b"")
     (out / "more.txt").write_bytes(b"")
-    assert {(finding.path, finding.problem) for finding in holding.check(out, known)} == {
+    assert {(finding.path, finding.problem) for finding in folder_check.check(out, known)} == {
         (WEIGHT, "has other bytes"),
         ("merges.txt", "is missing"),
         ("vocab.json", "has 0 bytes instead of 8"),

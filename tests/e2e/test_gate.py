@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sources import make_source
 
+from hubpub.coreml.package import read_model
 from hubpub.errors import ParityTooLow
 from hubpub.graph import Graph, Reference, constants, main_block
-from hubpub.mil.package import read_model
+from tests.support.sources import make_source
 
 pytest.importorskip("torch", reason="the gate runs components with torch")
 pytest.importorskip("coremltools", reason="graphs of toy configurations are built with coremltools")

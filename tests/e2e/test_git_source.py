@@ -6,14 +6,14 @@ from pathlib import Path
 
 import git
 import pytest
-from sources import make_source
 
-from hubpub.checkout import describe
-from hubpub.config import effective
+from hubpub.engine.store import Store
 from hubpub.errors import ConfigError, SourceNotFound
-from hubpub.store import Store
+from hubpub.plan.config import effective
+from hubpub.sources.git import describe
 from hubpub.verbs.convert import run_facts
-from hubpub.verbs.prepare import Prepared, Session, prepare
+from hubpub.verbs.session import Prepared, Session, prepare
+from tests.support.sources import make_source
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sources import make_source
 from typer.testing import CliRunner, Result
 
 from hubpub.cli.app import app
+from hubpub.engine.store import Store, default_root
 from hubpub.localhub import LocalHub, running
-from hubpub.release import variant_of
-from hubpub.store import Store, default_root
+from hubpub.release.release import variant_of
+from tests.support.sources import make_source
 
 pytest.importorskip("torch", reason="graphs of toy configurations are built with hubpub[convert]")
 
@@ -48,7 +48,7 @@ def published(hub: LocalHub, source: Path) -> dict[str, Any]:
 
 
 def _manifest(hub: LocalHub, folder: Path) -> dict[str, Any]:
-    from hubpub.hub import Hub
+    from hubpub.remote.hub import Hub
 
     state = Hub(hub.endpoint, hub.token).state(REPO)
     assert state is not None

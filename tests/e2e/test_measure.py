@@ -15,7 +15,7 @@ from hubpub.cli import app
 from hubpub.errors import ConfigError
 from hubpub.verbs.demo import SOURCE
 from hubpub.verbs.measure import Measured, measure, raise_low
-from hubpub.verbs.prepare import Session
+from hubpub.verbs.session import Session
 
 pytest.importorskip("torch", reason="packages are run with torch")
 pytest.importorskip("diffusers", reason="the source is run with diffusers")

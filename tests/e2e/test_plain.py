@@ -86,7 +86,7 @@ def test_the_plain_way_is_told_by_name_and_right(hub: LocalHub, source: Path, tm
 
 
 def _file(hub: LocalHub, name: str) -> str:
-    from hubpub.hub import Hub
+    from hubpub.remote.hub import Hub
 
     return Hub(hub.endpoint, hub.token).read(REPO, None, name, limit=1 << 20).decode()
 
@@ -94,9 +94,9 @@ def _file(hub: LocalHub, name: str) -> str:
 def _compare(source: Path, package: Path) -> None:
     """The published UNet against diffusers' own, with the source's weights."""
     from diffusers import UNet2DConditionModel
-    from tiny_modules import psnr
 
     from hubpub import runtime
+    from tests.support.tiny_modules import psnr
 
     module = UNet2DConditionModel.from_pretrained(source / "unet").float()
     generator = np.random.default_rng(5)

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd
 
-from hubpub.destinations import Receipt, send
-from hubpub.destinations.hub import HubDestination
+from hubpub.engine.store import Digests
 from hubpub.errors import (
     AccessDenied,
     CannotWrite,
@@ -24,11 +23,12 @@ from hubpub.errors import (
     SourceNotFound,
     UploadFailed,
 )
-from hubpub.hub import Hub, session
 from hubpub.localhub import Fault, LocalHub
-from hubpub.release import Release
-from hubpub.source import Source
-from hubpub.store import Digests
+from hubpub.release.release import Release
+from hubpub.remote.destinations import Receipt, send
+from hubpub.remote.destinations.hub import HubDestination
+from hubpub.remote.hub import Hub, session
+from hubpub.sources.source import Source
 from tests.e2e.releases import CARD, REPO, noise, release, tree
 
 
@@ -48,7 +48,9 @@ def contents(hub: Hub, revision: str | None = None) -> dict[str, str | None]:
 
 
 def test_one_commit_each_byte_once_then_nothing_to_do(mode: str, local: LocalHub, hub: Hub, tmp_path: Path) -> None:
-    files = tree(seed=(mode, os.urandom(8)), size=8_000_000)  # what blocks of 64 kB cost at the edges is little beside it
+    files = tree(
+        seed=(mode, os.urandom(8)), size=8_000_000
+    )  # what blocks of 64 kB cost at the edges is little beside it
     heard: list[tuple[int, int, str]] = []
     destination = HubDestination(hub, REPO, tag="v1")
     made = release(tmp_path / "made", files)

@@ -12,16 +12,16 @@ import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from typer.testing import CliRunner, Result
 
-from hubpub import signing
-from hubpub.artifact import MANIFEST, SIGNATURE
 from hubpub.cli.app import app
-from hubpub.hub import Hub
 from hubpub.localhub import LocalHub
+from hubpub.plan.names import MANIFEST, SIGNATURE
+from hubpub.remote import signing
+from hubpub.remote.hub import Hub
 from tests.e2e.releases import REPO, converted
 
 pytest.importorskip("sigstore")
 
-from tests.sigstore_instance import ISSUER, WORKFLOW, running, token
+from tests.support.sigstore_instance import ISSUER, WORKFLOW, running, token
 
 Program = Callable[..., Result]
 

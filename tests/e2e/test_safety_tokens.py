@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from hubpub.hub import Hub
 from hubpub.localhub import Fault, LocalHub
+from hubpub.remote.hub import Hub
 from tests.e2e.releases import REPO, converted
 
 

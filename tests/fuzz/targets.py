@@ -19,25 +19,26 @@ from pathlib import Path
 
 import numpy as np
 
-from hubpub import catalog, facts, holding
 from hubpub.architectures import components_of, default_latent, detect, export_params
-from hubpub.config import effective, read_defaults, read_file
+from hubpub.checkpoints.weights import open_weights
+from hubpub.coreml import schema_pb2, weight_file
+from hubpub.coreml.bundle import SMALL_FILES, read_bundle_files
+from hubpub.coreml.compiler import compile_bundle
+from hubpub.coreml.coremldata import read_analytics, read_archive, write_analytics, write_archive
+from hubpub.coreml.package import MODEL, read_model, serialize, write_manifest
+from hubpub.coreml.parser import parse_program
+from hubpub.coreml.survey import survey
 from hubpub.errors import HubpubError
-from hubpub.front_matter import load
-from hubpub.lint import lint_zip
-from hubpub.mil import blob, schema_pb2
-from hubpub.mil.archive import read_analytics, read_archive, write_analytics, write_archive
-from hubpub.mil.bundle import SMALL_FILES, read_bundle_files
-from hubpub.mil.compiled import compile_bundle
-from hubpub.mil.package import MODEL, read_model, serialize, write_manifest
-from hubpub.mil.parse import parse_program
-from hubpub.mil.survey import survey
-from hubpub.reading import Reading
-from hubpub.release import RemoteFile, RemoteState, merge, parse_manifest
-from hubpub.unzip import unpack
-from hubpub.weights import open_weights
-from tests import manifests, mil_models
-from tests.sources import make_source
+from hubpub.files.front_matter import load
+from hubpub.files.unzip import unpack
+from hubpub.plan.config import effective, read_defaults, read_file
+from hubpub.release.lint import lint_zip
+from hubpub.release.manifest_view import Reading
+from hubpub.release.release import RemoteFile, RemoteState, merge, parse_manifest
+from hubpub.remote import folder_check, offers
+from hubpub.sources import metadata
+from tests.support import manifests, mil_models
+from tests.support.sources import make_source
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="hubpub-fuzz-")
 HERE = Path(_FOLDER.name)
@@ -80,7 +81,7 @@ def config(data: bytes) -> None:
 
 def card(data: bytes) -> None:
     """Front matter of a card."""
-    facts.front_matter(b"---\n" + data + b"\n---\n")
+    metadata.front_matter(b"---\n" + data + b"\n---\n")
     with suppress(ValueError):
         load(data.decode("utf-8", "replace"))
 
@@ -97,11 +98,11 @@ def manifest(data: bytes) -> None:
         RemoteFile(path=file["path"], size=file["size"], sha256=file["sha256"], blob_id="") for file in found["files"]
     )
     state = RemoteState(repo_id="me/x", commit="c" * 40, files=files, manifest=found)
-    for offer in catalog.offers(state):
+    for offer in offers.offers(state):
         with suppress(HubpubError):
-            catalog.select(state, offer.name)
+            offers.select(state, offer.name)
     _file("release/hubpub.json", data)
-    holding.check_release(HERE / "release")
+    folder_check.check_release(HERE / "release")
 
 
 def source(data: bytes) -> None:
@@ -113,7 +114,7 @@ def source(data: bytes) -> None:
     if not isinstance(files, dict):
         return
     texts = {str(name): json.dumps(value).encode() for name, value in files.items()}
-    found = facts.read_facts(texts.get, name="a/b")
+    found = metadata.read_facts(texts.get, name="a/b")
     _ = found.prediction_type, found.scheduler_name
     architecture = detect(found.model_index, found.configs)
     _ = found.scaling_factor, default_latent(found.configs)
@@ -148,7 +149,7 @@ def pickled(data: bytes) -> None:
 
 def blobs(data: bytes) -> None:
     """A weight.bin of Core ML."""
-    reader = blob.BlobReader(_file("weight.bin", data))
+    reader = weight_file.BlobReader(_file("weight.bin", data))
     try:
         for offset in range(64, min(len(data), 1024), 64):
             with suppress(HubpubError):
@@ -263,7 +264,7 @@ def _pickled() -> tuple[bytes, ...]:
 
 def _blobs() -> list[bytes]:
     path = HERE / "seed.bin"
-    with blob.BlobWriter(path) as writer:
+    with weight_file.BlobWriter(path) as writer:
         writer.add(schema_pb2.FLOAT16, np.arange(8, dtype=np.float16))
         writer.add(schema_pb2.UINT8, np.arange(16, dtype=np.uint8))
     return [path.read_bytes()]
@@ -284,7 +285,7 @@ def _bundle() -> tuple[bytes, ...]:
 @cache
 def _source() -> tuple[bytes, ...]:
     folder = make_source(HERE / "source", "sd15", tiny=True)
-    names = [name for name in facts.SMALL_FILES if name.endswith(".json") and (folder / name).is_file()]
+    names = [name for name in metadata.SMALL_FILES if name.endswith(".json") and (folder / name).is_file()]
     return (json.dumps({name: json.loads((folder / name).read_bytes()) for name in names}).encode(),)
 
 

@@ -14,13 +14,13 @@ from huggingface_hub import set_client_factory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hubpub import catalog
 from hubpub.errors import HubpubError
-from hubpub.hub import Hub, session
-from hubpub.hub.publish import Target, _tags
-from hubpub.source import Source
-from tests import manifests
+from hubpub.remote import offers
+from hubpub.remote.hub import Hub, session
+from hubpub.remote.hub.publish import Target, _tags
+from hubpub.sources.source import Source
 from tests.fuzz.test_fuzz import changed
+from tests.support import manifests
 
 COMMIT = "c" * 40
 LFS = {"oid": "a" * 64, "size": 2000, "pointerSize": 130}
@@ -58,7 +58,7 @@ ANSWERS: dict[str, Any] = {
 }  # fmt: skip
 
 CALLS: dict[str, Callable[[Hub], object]] = {
-    "state": lambda hub: [offer.size for offer in catalog.offers(_state(hub))],
+    "state": lambda hub: [offer.size for offer in offers.offers(_state(hub))],
     "snapshot": lambda hub: hub.snapshot(Source(kind="hub", location="me/x", name="me/x")),
     "card": lambda hub: hub.card_data("me/x"),
     "whoami": lambda hub: hub.whoami(),

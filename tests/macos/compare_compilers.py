@@ -19,16 +19,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import coremltools as ct
 import numpy as np
-from bundle_diff import differences
-from coreml_models import MODELS, save
 
-from hubpub.mil.bundle import Bundle, read_bundle
-from hubpub.mil.compiled import compile_bundle
-from hubpub.tools import find_coremlcompiler
+from hubpub.coreml.bundle import Bundle, read_bundle
+from hubpub.coreml.compiler import compile_bundle
+from hubpub.files.processes import find_coremlcompiler
+from tests.support.bundle_diff import differences
+from tests.support.coreml_models import MODELS, save
 
 NAMES = (*MODELS, "functions_ios18")
 _DTYPES = {"Float16": np.float16, "Float32": np.float32, "Int32": np.int32}

@@ -1,0 +1,334 @@
+"""Reads MIL text back into an ML Program: the inverse of `hubpub.coreml.printer`.
+
+For auditing bundles, also Apple's, and for proving that what is printed says the
+same as what was to be printed. Both dialects are read; spacing does not matter.
+What the text does not hold does not come back: the source order of a function's
+inputs, documentation strings, and which field held a constant's elements.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.cursor import NAME, Cursor, accept, enter, expect, identifier, items, number, peek, skip, unexpected
+from hubpub.coreml.printer import OPSETS, nested, own_build_info
+from hubpub.coreml.values import DTYPES, FLOATS, encode, tensor_type
+
+_SPACE = re.compile(r"\s*")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_TENSOR = re.compile(r"tensor<\s*(\w+)\s*,\s*\[([^\]]*)\]\s*>")
+_SCALAR = re.compile(r"[^,()\[\]{}\s]+")
+_WORD = re.compile(r"[^\[\],\s]+")
+_SIZE = re.compile(r"[0-9]{1,18}")
+_BRACKET = re.compile(r"[\[\]]")
+_BLOB = re.compile(
+    r'BLOBFILE\(\s*path\s*=\s*(?:tensor<string, \[\]>|string)\("([^"]*)"\)\s*,'
+    r"\s*offset\s*=\s*(?:tensor<uint64, \[\]>|uint64)\(([0-9]{1,18})\)\s*\)"
+)
+_HEADER = re.compile(r"\s*program\((\d+\.\d+)\)")
+_OPSETS = {text: name for name, text in OPSETS.items()} | {"ios26": "CoreML9"}
+
+
+def parse_program(text: str) -> schema.Program:
+    """The program that a `model.mil` says. Raises BadPackage with the line and column of what cannot be read."""
+    cursor = Cursor(text=text)
+    _header(cursor)
+    program = schema.Program(version=1)
+    _attributes(cursor, program.attributes)
+    expect(cursor, "{")
+    while not accept(cursor, "}"):
+        _function(cursor, program)
+    if skip(cursor) != len(text):
+        raise unexpected(cursor, "the end")
+    return program
+
+
+def parse_build_info(text: str) -> dict[str, str]:
+    """The `buildInfo` of a MIL text, without reading the program."""
+    cursor = Cursor(text=text)
+    program = schema.Program()
+    _header(cursor)
+    _attributes(cursor, program.attributes)
+    return own_build_info(program)
+
+
+def _header(cursor: Cursor) -> None:
+    header = _HEADER.match(cursor.text)
+    if header is None:
+        raise unexpected(cursor, "program(…)")
+    cursor.at = header.end()
+
+
+def _function(cursor: Cursor, program: schema.Program) -> None:
+    expect(cursor, "func")
+    name = identifier(cursor)
+    expect(cursor, "<")
+    opset = identifier(cursor)
+    expect(cursor, ">")
+    if name in program.functions or opset not in _OPSETS:
+        raise unexpected(cursor, "a new function of a known operation set")
+    function = program.functions[name]
+    function.opset = _OPSETS[opset]
+    _parameters(cursor, function.inputs)
+    _attributes(cursor, function.attributes)
+    _block(cursor, function.block_specializations[function.opset])
+    expect(cursor, ";")
+
+
+def _block(cursor: Cursor, block: schema.Block) -> None:
+    """`{ operations } -> (names)`"""
+    enter(cursor)
+    expect(cursor, "{")
+    while not accept(cursor, "}"):
+        _operation(cursor, block.operations.add())
+    expect(cursor, "->")
+    block.outputs.extend(items(cursor, "(", ")", identifier))
+    cursor.depth -= 1
+
+
+def _operation(cursor: Cursor, operation: schema.Operation) -> None:
+    while True:
+        output = operation.outputs.add()
+        output.type.CopyFrom(_type(cursor))
+        output.name = identifier(cursor)
+        if not accept(cursor, ","):
+            break
+    expect(cursor, "=")
+    operation.type = identifier(cursor)
+    expect(cursor, "(")
+    while not accept(cursor, ")"):
+        key = identifier(cursor)
+        expect(cursor, "=")
+        if key in operation.inputs:
+            raise unexpected(cursor, f"one argument {key}")
+        _argument(cursor, operation.inputs[key])
+        accept(cursor, ",")
+    _attributes(cursor, operation.attributes)
+    while not accept(cursor, ";"):
+        inner = operation.blocks.add()
+        _parameters(cursor, inner.inputs)
+        _block(cursor, inner)
+
+
+def _argument(cursor: Cursor, argument: schema.Argument) -> None:
+    if peek(cursor) != "(":
+        _binding(cursor, argument)
+        return
+    expect(cursor, "(")
+    while not accept(cursor, ")"):
+        _binding(cursor, argument)
+        accept(cursor, ",")
+
+
+def _binding(cursor: Cursor, argument: schema.Argument) -> None:
+    """A value's name, or a typed value; the character after the first word tells which."""
+    start = skip(cursor)
+    name = NAME.match(cursor.text, start)
+    if name is not None and cursor.text[name.end() : name.end() + 1] not in ("<", "("):
+        cursor.at = name.end()
+        argument.arguments.add().name = name[0]
+    else:
+        argument.arguments.add().value.CopyFrom(_value(cursor))
+
+
+def _parameters(cursor: Cursor, inputs: Any) -> None:
+    expect(cursor, "(")
+    while not accept(cursor, ")"):
+        one = inputs.add()
+        one.type.CopyFrom(_type(cursor))
+        one.name = identifier(cursor)
+        accept(cursor, ",")
+
+
+def _attributes(cursor: Cursor, attributes: Any) -> None:
+    """`[key = value, …]`, or nothing."""
+    if not accept(cursor, "["):
+        return
+    while not accept(cursor, "]"):
+        key = identifier(cursor)
+        expect(cursor, "=")
+        if key in attributes:
+            raise unexpected(cursor, f"one attribute {key}")
+        attributes[key].CopyFrom(_value(cursor))
+        accept(cursor, ",")
+
+
+def _value(cursor: Cursor) -> schema.Value:
+    declared = _type(cursor)
+    expect(cursor, "(")
+    blob = _BLOB.match(cursor.text, skip(cursor))
+    if blob is None:
+        value = _literal(cursor, declared)
+    else:
+        value = schema.Value(type=declared)
+        value.blobFileValue.fileName = blob[1]
+        value.blobFileValue.offset = int(blob[2])
+        cursor.at = blob.end()
+    expect(cursor, ")")
+    return value
+
+
+def _literal(cursor: Cursor, declared: schema.ValueType) -> schema.Value:
+    enter(cursor)
+    value = schema.Value(type=declared)
+    content = value.immediateValue
+    kind = declared.WhichOneof("type")
+    if kind == "tensorType":
+        _tensor(cursor, value)
+    elif kind == "listType":
+        element = declared.listType.type
+        content.list.SetInParent()
+        content.list.values.extend(items(cursor, "[", "]", lambda place: _literal(place, element)))
+    elif kind == "tupleType":
+        expect(cursor, "(")
+        content.tuple.SetInParent()
+        for member in declared.tupleType.types:
+            content.tuple.values.append(_literal(cursor, member))
+            accept(cursor, ",")
+        expect(cursor, ")")
+    elif kind == "dictionaryType":
+        content.dictionary.SetInParent()
+        content.dictionary.values.extend(items(cursor, "{", "}", lambda place: _pair(place, declared.dictionaryType)))
+    else:
+        raise unexpected(cursor, "a value that is not a state")
+    cursor.depth -= 1
+    return value
+
+
+def _pair(cursor: Cursor, declared: schema.DictionaryType) -> schema.DictionaryValue.KeyValuePair:
+    expect(cursor, "{")
+    key = _literal(cursor, declared.keyType)
+    expect(cursor, ",")
+    value = _literal(cursor, declared.valueType)
+    expect(cursor, "}")
+    return schema.DictionaryValue.KeyValuePair(key=key, value=value)
+
+
+def _tensor(cursor: Cursor, value: schema.Value) -> None:
+    """A tensor's literal; where the type leaves a size open, as attributes do, the literal says it."""
+    declared = value.type.tensorType
+    sizes = [one.constant.size if one.WhichOneof("dimension") == "constant" else None for one in declared.dimensions]
+    start = skip(cursor)
+    elements: Sequence[Any]
+    if declared.dataType == schema.STRING:
+        elements, shape = _strings(cursor)
+    else:
+        end = _array_end(cursor, start) if sizes else _scalar_end(cursor, start)
+        raw = cursor.text[start:end]
+        elements = _elements(cursor, _WORD.findall(raw), declared.dataType)
+        shape = _SPACE.sub("", _WORD.sub("x", raw))
+        cursor.at = end
+    if None in sizes:
+        sizes = [len(elements) if size is None else size for size in sizes]
+        value.type.CopyFrom(tensor_type(declared.dataType, sizes))
+    known = [size for size in sizes if size is not None]
+    if math.prod(known) != len(elements) or nested(["x"] * len(elements), known).replace(" ", "") != shape:
+        cursor.at = start
+        raise unexpected(cursor, f"a literal of shape {known}")
+    value.immediateValue.tensor.CopyFrom(encode(elements, declared.dataType))
+
+
+def _scalar_end(cursor: Cursor, start: int) -> int:
+    found = _SCALAR.match(cursor.text, start)
+    if found is None:
+        raise unexpected(cursor, "a number")
+    return found.end()
+
+
+def _array_end(cursor: Cursor, start: int) -> int:
+    """Where the nested brackets that begin at `start` end."""
+    depth = 0
+    for bracket in _BRACKET.finditer(cursor.text, start):
+        depth += 1 if bracket[0] == "[" else -1
+        if depth <= 0:
+            return bracket.end()
+    raise unexpected(cursor, "]")
+
+
+def _strings(cursor: Cursor) -> tuple[list[str], str]:
+    """The strings of a literal, and the literal with an x for each of them."""
+    words: list[str] = []
+    shape: list[str] = []
+    depth = 0
+    while True:
+        start = skip(cursor)
+        found = _STRING.match(cursor.text, start)
+        if found is not None:
+            words.append(found[1])
+            shape.append("x")
+            cursor.at = found.end()
+        elif cursor.text[start : start + 1] in ("[", "]", ","):
+            depth += {"[": 1, "]": -1, ",": 0}[cursor.text[start]]
+            shape.append(cursor.text[start])
+            cursor.at = start + 1
+        else:
+            raise unexpected(cursor, "a string")
+        if depth <= 0:
+            return words, "".join(shape)
+
+
+def _elements(cursor: Cursor, words: Sequence[str], dtype: int) -> list[Any]:
+    try:
+        if dtype in FLOATS:
+            return [float.fromhex(word) for word in words]
+        if dtype == schema.BOOL:
+            return [{"true": True, "false": False}[word] for word in words]
+        return [int(word) for word in words]
+    except (ValueError, KeyError, OverflowError) as error:
+        raise unexpected(cursor, "numbers of the declared type") from error
+
+
+def _type(cursor: Cursor) -> schema.ValueType:
+    start = skip(cursor)
+    tensor = _TENSOR.match(cursor.text, start)
+    if tensor is not None:
+        cursor.at = tensor.end()
+        known = cursor.types.get(tensor[0])
+        if known is None:
+            known = cursor.types[tensor[0]] = _tensor_type(cursor, tensor[1], tensor[2])
+        return known
+    name = identifier(cursor)
+    if name in DTYPES:
+        return tensor_type(DTYPES[name])
+    enter(cursor)
+    result = _composite(cursor, name)
+    cursor.depth -= 1
+    return result
+
+
+def _composite(cursor: Cursor, name: str) -> schema.ValueType:
+    result = schema.ValueType()
+    expect(cursor, "<")
+    if name == "list":
+        result.listType.type.CopyFrom(_type(cursor))
+        expect(cursor, ",")
+        if accept(cursor, "?"):
+            result.listType.length.unknown.SetInParent()
+        else:
+            result.listType.length.constant.size = number(cursor)
+    elif name == "tuple":
+        result.tupleType.SetInParent()
+        while peek(cursor) != ">":
+            result.tupleType.types.append(_type(cursor))
+            accept(cursor, ",")
+    elif name == "dict":
+        result.dictionaryType.keyType.CopyFrom(_type(cursor))
+        expect(cursor, ",")
+        result.dictionaryType.valueType.CopyFrom(_type(cursor))
+    elif name == "state":
+        result.stateType.wrappedType.CopyFrom(_type(cursor))
+    else:
+        raise unexpected(cursor, f"a type, not {name!r}")
+    expect(cursor, ">")
+    return result
+
+
+def _tensor_type(cursor: Cursor, name: str, sizes: str) -> schema.ValueType:
+    words = [word.strip() for word in sizes.split(",")] if sizes.strip() else []
+    if name not in DTYPES or not all(word == "?" or _SIZE.fullmatch(word) for word in words):
+        raise unexpected(cursor, "a tensor type")
+    return tensor_type(DTYPES[name], [None if word == "?" else int(word) for word in words])

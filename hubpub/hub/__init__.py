@@ -1,7 +1,0 @@
-"""The Hub: everything hubpub asks of one. The only package that imports huggingface_hub."""
-
-from __future__ import annotations
-
-from hubpub.hub.client import Account, Hub, Progress, connect, is_content
-
-__all__ = ["Account", "Hub", "Progress", "connect", "is_content"]

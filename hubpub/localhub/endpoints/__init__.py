@@ -1,0 +1,1 @@
+"""The endpoints of the embedded Hub, a file for each part of the protocol."""

@@ -1,0 +1,148 @@
+"""The card: a view of the manifest, through a template. Pure but for reading the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import TemplateError as JinjaError
+
+from hubpub.errors import TemplateError
+from hubpub.plan.names import fetch_folder
+from hubpub.release.templates import environment
+
+TEMPLATE = "card.md.j2"
+
+# The order in which people read front matter; other keys follow by name.
+_ORDER = ("license", "license_name", "license_link", "base_model", "base_model_relation", "language")
+
+# What each attention suits, in Apple's terms (compute units), as the field documents it.
+ATTENTION_USE = {
+    "original": ("CPU and GPU", "Macs: fastest on the GPU of Apple silicon Macs", "cpuAndGPU", "CPU_AND_GPU"),
+    "split_einsum": (
+        "all compute units, the Neural Engine included",
+        "iPhone and iPad, and Macs that are to spare power; loads faster than split_einsum_v2",
+        "cpuAndNeuralEngine",
+        "CPU_AND_NE",
+    ),
+    "split_einsum_v2": (
+        "all compute units, the Neural Engine included",
+        "iPhone and iPad (A14, M1 and later): fastest on the Neural Engine",
+        "cpuAndNeuralEngine",
+        "CPU_AND_NE",
+    ),
+}
+
+
+def render(manifest: Mapping[str, Any], *, template: Path | None = None) -> str:
+    """README.md for a manifest: front matter dumped from data, body from the template.
+
+    Raises TemplateError, with the line, when the template does not render.
+    """
+    own = (template.parent,) if template else ()
+    name = template.name if template else TEMPLATE
+    if template is not None and not template.is_file():
+        raise TemplateError(f"There is no template {template}.", hint="Give the path of a Jinja2 file.")
+    told = view(manifest)
+    try:
+        body = environment(*own).get_template(name).render(told)
+    except (JinjaError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        number = getattr(error, "lineno", None)
+        line = f", line {number}" if number else ""
+        raise TemplateError(
+            f"The template {name}{line} does not render: {error}.", hint="Names that it can use: see docs/card.md."
+        ) from error
+    return front_matter(manifest["card"]) + body
+
+
+def front_matter(data: Mapping[str, Any]) -> str:
+    """The card's data between `---` lines, as YAML that a program wrote."""
+    rank = {key: number for number, key in enumerate(_ORDER)}
+    ordered = dict(sorted(data.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+    return "---\n" + yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True) + "---\n"
+
+
+def view(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a template sees: the manifest, and values derived from it."""
+    repo_id = manifest["repo_id"]
+    attentions = manifest["settings"]["attention"]
+    return {
+        "manifest": manifest,
+        "repo_id": repo_id,
+        "repo_name": repo_id.rpartition("/")[2],
+        "source": manifest["source"],
+        "settings": manifest["settings"],
+        "card": manifest["card"],
+        "variants": manifest["variants"],
+        "attentions": attentions,
+        "attention_use": ATTENTION_USE,
+        "tree": _tree(manifest),
+        "components": manifest["components"],
+        "pictures": manifest.get("pictures", []),
+        "zips": [variant for name, variant in manifest["variants"].items() if name.endswith("/zip")],
+        "first_variant": next(iter(manifest["variants"])),
+        "compilers": sorted({part["compiler"] for part in manifest["components"].values() if part["compiler"]}),
+        "packages": next((name for name in manifest["variants"] if name.endswith("/packages")), None),
+        "compiled": next((name for name in manifest["variants"] if name.endswith("/compiled")), None),
+        "loadable": _loadable(manifest),
+        "swift": _swift(manifest),
+        "pipeline": _pipeline(manifest),
+        "fetch_folder": lambda variant: fetch_folder(repo_id, variant),
+    }
+
+
+def _loadable(manifest: Mapping[str, Any]) -> str | None:
+    """The first variant that an app loads as it is."""
+    ends = ("/compiled", "/zip")
+    return next((name for end in ends for name in manifest["variants"] if name.endswith(end)), None)
+
+
+def _swift(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `swift.j2` takes; without `archive` where the repo has none."""
+    loadable = _loadable(manifest)
+    if loadable is None:
+        return None
+    repo_id, attention = manifest["repo_id"], loadable.partition("/")[0]
+    path = manifest["variants"].get(f"{attention}/zip", {}).get("path")
+    file = next((file for file in manifest["files"] if file["path"] == path), None)
+    return {
+        "folder": f"models/{fetch_folder(repo_id, f'{attention}/compiled')}",
+        "compute_units": ATTENTION_USE[attention][2],
+        "minimum_os": manifest["settings"]["minimum_os"],
+        "archive": {**file, "url": f"https://huggingface.co/{repo_id}/resolve/main/{path}"} if file else None,
+    }
+
+
+def _pipeline(manifest: Mapping[str, Any]) -> dict[str, str] | None:
+    """What `pipeline.j2` takes: Apple's pipeline reads the scheduler from a source that is on the Hub."""
+    packages = next((name for name in manifest["variants"] if name.endswith("/packages")), None)
+    if packages is None or manifest["source"]["kind"] != "hub":
+        return None
+    return {
+        "folder": f"models/{fetch_folder(manifest['repo_id'], packages)}",
+        "source": manifest["source"]["name"],
+        "compute_unit": ATTENTION_USE[packages.partition("/")[0]][3],
+    }
+
+
+def _tree(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the tree of variants, to the level of models: branch to draw, name (a slash for folders), bytes."""
+    sizes: dict[tuple[str, ...], int] = {}
+    for file in manifest["files"]:
+        parts = tuple(file["path"].split("/"))
+        for depth in range(1, min(len(parts), 3) + 1):
+            shown = parts[:depth]
+            if depth < len(parts):
+                shown = (*shown[:-1], shown[-1] + "/")
+            key = (*(part.rstrip("/") + "/" for part in shown[:-1]), shown[-1])
+            sizes[key] = sizes.get(key, 0) + file["size"]
+    order = sorted(sizes, key=lambda parts: tuple(part.rstrip("/") for part in parts))
+    siblings: dict[tuple[str, ...], tuple[str, ...]] = {parts[:-1]: parts for parts in order}  # the last of each
+
+    def branch(parts: tuple[str, ...]) -> str:
+        lines = ["    " if siblings[parts[:n]] == parts[: n + 1] else "│   " for n in range(len(parts) - 1)]
+        return "".join(lines) + ("└── " if siblings[parts[:-1]] == parts else "├── ")
+
+    return [{"branch": branch(parts), "name": parts[-1], "size": sizes[parts]} for parts in order]

@@ -1,0 +1,233 @@
+"""Outcome: what a plan has made; and the manifest that says so. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hubpub import __version__
+from hubpub.engine.store import Entry
+from hubpub.plan.names import IMAGES, Artifact
+from hubpub.plan.planner import Plan, PlannedComponent, licence_text
+from hubpub.plan.variant import MINIMUM_OS, SPEC_VERSIONS
+from hubpub.release.release import MANIFEST_FORMAT, variant_of
+from hubpub.sources.metadata import Facts
+from hubpub.sources.source import Snapshot
+
+# Settings that say how to run, not what to make, or that the manifest holds elsewhere.
+_NOT_IN_COMMAND = {"source", "to", "template"}
+_FLAGS = {"formats": "format", "prompts": "prompt", "deployment_target": "deployment-target"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Every file that a plan has made, and everything that was measured on the way."""
+
+    plan: Plan
+    facts: Facts
+    snapshot: Snapshot
+    artifacts: tuple[Artifact, ...]
+    entries: Mapping[str, Entry]  # step key → what the store holds
+    made: frozenset[str] = frozenset()  # keys of the steps that this run made itself
+    run: Mapping[str, Any] = field(default_factory=dict)  # what changes by itself: time, CI run
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(artifact.size for artifact in self.artifacts)
+
+
+def manifest(outcome: Outcome) -> dict[str, Any]:
+    """hubpub.json of this outcome alone (release.merge adds what the repo keeps)."""
+    plan, facts, config = outcome.plan, outcome.facts, outcome.plan.config
+    spec = SPEC_VERSIONS[config.deployment_target]
+    height, width = plan.variants[0].latent
+    scale = 2 ** (len(facts.configs["vae"].get("block_out_channels", (0,) * 4)) - 1)
+    return {
+        "format": MANIFEST_FORMAT,
+        "generator": {"name": "hubpub", "version": __version__},
+        "repo_id": plan.destination,
+        "architecture": plan.architecture.name,
+        "title": plan.architecture.title,
+        "source": _source(outcome.snapshot),
+        "settings": {
+            "attention": [variant.attention for variant in plan.variants],
+            "bits": config.bits,
+            "latent": [height, width],
+            "image": [height * scale, width * scale],
+            "batch": config.batch,
+            "target": config.deployment_target,
+            "specification_version": spec,
+            "minimum_os": list(MINIMUM_OS[spec]),
+            "verify": plan.verify,
+        },
+        "scheduler": facts.scheduler_name,
+        "scheduler_config": {key: value for key, value in facts.scheduler.items() if not key.startswith("_")},
+        "prediction_type": facts.prediction_type,
+        "scaling_factor": facts.scaling_factor,
+        "card": _card(outcome),
+        "variants": _variants(outcome.artifacts),
+        "files": [
+            {"path": artifact.path_in_repo, "size": artifact.size, "sha256": artifact.sha256}
+            for artifact in sorted(outcome.artifacts, key=lambda artifact: artifact.path_in_repo)
+        ],
+        "components": {_name(planned): _component(planned, outcome) for planned in plan.components},
+        "pictures": _pictures(outcome),
+        "command": command(outcome),
+        "run": dict(outcome.run),
+    }
+
+
+def command(outcome: Outcome) -> str:
+    """The command that makes this release again."""
+    config = outcome.plan.config
+    source = outcome.snapshot.source
+    words = ["hubpub", "publish", source.location if source.kind != "folder" else f"./{source.name.rpartition('/')[2]}"]
+    if source.kind == "git":
+        words[2] = f"git+{words[2]}"
+    words += ["--to", outcome.plan.destination]
+    commit = outcome.snapshot.commit
+    if commit and source.kind != "folder":
+        words += ["--revision", commit]
+    defaults = {name: info.default for name, info in type(config).model_fields.items()}
+    for name, value in config.model_dump(mode="json").items():
+        default = defaults[name]
+        if name in _NOT_IN_COMMAND or name == "revision" or value in (None, {}, default):
+            continue
+        if isinstance(default, tuple) and value == list(default):
+            continue
+        words += _flag(name, value)
+    return shlex.join(words)
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = "--" + _FLAGS.get(name, name).replace("_", "-")
+    if name == "safety_checker":
+        return ["--no-safety-checker"]
+    if isinstance(value, bool):
+        return [flag]
+    if isinstance(value, list):
+        return [word for item in value for word in (flag, str(item))]
+    if isinstance(value, dict):
+        return [word for key, item in sorted(value.items()) for word in (flag, f"{key}={item:g}")]
+    return [flag, str(value)]
+
+
+def _source(snapshot: Snapshot) -> dict[str, Any]:
+    """Where the weights came from; a folder of this machine is known by its name only."""
+    source = snapshot.source
+    return {
+        "kind": source.kind,
+        "name": source.name,
+        "location": source.location if source.kind == "hub" else snapshot.remote,
+        "commit": snapshot.commit,
+        "dirty": snapshot.dirty,
+        "files": [{"path": file.path, "size": file.size, "digest": file.digest} for file in snapshot.files],
+    }
+
+
+def _card(outcome: Outcome) -> dict[str, Any]:
+    """The data of the card's front matter."""
+    config, facts, source = outcome.plan.config, outcome.facts, outcome.snapshot.source
+    data: dict[str, Any] = {"license": config.license or facts.card.get("license")}
+    if data["license"] == "other":
+        data["license_name"] = licence_text(config, facts)
+        data["license_link"] = facts.card.get("license_link")
+    if source.kind == "hub":
+        data["base_model"] = source.location
+        data["base_model_relation"] = "quantized"
+    language = facts.card.get("language")
+    if language:
+        data["language"] = language
+    data |= {
+        "library_name": "coreml",
+        "pipeline_tag": "text-to-image",
+        "tags": ["core-ml", "coreml", "stable-diffusion", "text-to-image"],
+    }
+    pictures = _pictures(outcome)
+    if pictures:
+        data["widget"] = [{"text": one["prompt"], "output": {"url": one["release"]}} for one in pictures]
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _variants(artifacts: Iterable[Artifact]) -> dict[str, Any]:
+    """`original/packages` → its number of files and bytes."""
+    variants: dict[str, dict[str, Any]] = {}
+    for artifact in artifacts:
+        name = variant_of(artifact.path_in_repo)
+        if name is not None:
+            variant = variants.setdefault(name, {"files": 0, "size": 0})
+            variant["files"] += 1
+            variant["size"] += artifact.size
+            if name.endswith("/zip"):
+                variant["path"] = artifact.path_in_repo
+    return dict(sorted(variants.items()))
+
+
+def _name(planned: PlannedComponent) -> str:
+    return planned.component.name + (f"/{planned.attention}" if planned.attention else "")
+
+
+def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
+    """What is known of one component: bits, bytes, the measurements of its steps, and what each step took."""
+    entries = outcome.entries
+    fill = outcome.plan.step(planned.fill)
+    steps = {
+        "export": planned.export,
+        "plain": planned.plain,
+        "fill": planned.fill,
+        "readback": planned.readback,
+        "verify": planned.verify,
+        "compile": planned.compile,
+    }
+    return {
+        "coreml_name": planned.component.coreml_name,
+        "bits": fill.params["bits"] if fill.params["palettizes"] else 16,
+        "size": entries[planned.fill].size,
+        "conversion": _conversion(planned, outcome),
+        "weights": _without(entries[planned.fill].measurements),
+        "verification": _verification(planned, entries),
+        "compiler": entries[planned.compile].measurements["compiler"] if planned.compile else None,
+        "compiler_version": entries[planned.compile].measurements["compiler_version"] if planned.compile else None,
+        "unverified_forms": entries[planned.compile].measurements["unverified"] if planned.compile else [],
+        "steps": {
+            name: {"seconds": entries[key].seconds, "peak_memory": entries[key].measurements.get("peak_memory")}
+            for name, key in steps.items()
+            if key is not None
+        },
+    }
+
+
+def _conversion(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
+    """How the network became a program: from a proven `graph`, or the `plain` way, and why that."""
+    if planned.plain is None:
+        return {"kind": "graph"}
+    return {"kind": "plain", **_without(outcome.entries[planned.plain].measurements)}
+
+
+def _pictures(outcome: Outcome) -> list[dict[str, Any]]:
+    """The pictures that were drawn: prompt and settings, paths in the repo, PSNR against the source's."""
+    if outcome.plan.sampled is None:
+        return []
+    drawn = outcome.entries[outcome.plan.sampled].measurements["pictures"]
+    return [
+        {**picture, "source": f"{IMAGES}/{picture['source']}", "release": f"{IMAGES}/{picture['release']}"}
+        for picture in drawn
+    ]
+
+
+def _verification(planned: PlannedComponent, entries: Mapping[str, Entry]) -> dict[str, Any]:
+    """What the gates found: `kind` is that of the strongest one that the component has passed."""
+    key = planned.verify or planned.readback
+    if key is None:
+        return {"kind": "not verified"}
+    found = {"kind": "numeric" if planned.verify else "weights", **_without(entries[key].measurements)}
+    if planned.verify and planned.readback:
+        found["weights"] = _without(entries[planned.readback].measurements)
+    return found
+
+
+def _without(measurements: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in measurements.items() if key != "peak_memory"}

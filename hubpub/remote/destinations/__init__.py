@@ -1,0 +1,111 @@
+"""Destinations: where a release goes. Each can say what it holds now, and take one release in one piece."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hubpub.engine.store import sha256
+from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
+from hubpub.release.release import Operation, Release, RemoteState, diff
+
+# done bytes, total bytes, what is being done
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What became of a release.
+
+    `operations` counts lines by action (`new`, `changed`, `same`, `removed`) and, of those,
+    `copied` (bytes that the repo had under another path). `planned_bytes` is the new
+    content, each once; `sent_bytes` what left this machine (of xet, as hf_xet reports it).
+    """
+
+    repo_id: str
+    url: str
+    commit: str | None
+    pull_request: str | None = None
+    tag: str | None = None
+    operations: Mapping[str, int]
+    planned_bytes: int = 0
+    sent_bytes: int = 0
+    nothing_to_do: bool = False
+
+
+class Destination(Protocol):
+    """Where a release goes."""
+
+    def current(self) -> RemoteState:
+        """What is there now (`commit` None: nothing, or a folder)."""
+        ...
+
+    def deliver(
+        self,
+        release: Release,
+        operations: Sequence[Operation],
+        *,
+        base: RemoteState,
+        progress: Progress | None = None,
+    ) -> Receipt:
+        """Carry out `operations`, which were computed against `base`: all of them or none."""
+        ...
+
+
+def release_files(release: Release, folder: Path) -> tuple[Artifact, ...]:
+    """All files of a release: its artifacts; card, manifest and its signature, which are written into `folder`."""
+    made = []
+    for name, text in ((CARD, release.card), (MANIFEST, release.manifest_text()), (SIGNATURE, release.signature)):
+        if text is None:
+            continue
+        path = folder / name
+        path.write_text(text, encoding="utf-8", newline="\n")
+        made.append(Artifact(path_in_repo=name, path=path, size=path.stat().st_size, sha256=sha256(path)))
+    return (*release.artifacts, *made)
+
+
+@contextmanager
+def laid_out(release: Release, base: RemoteState) -> Iterator[list[Operation]]:
+    """The operations that bring `base` to `release`; its card and manifest are files for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="hubpub-release-") as folder:
+        yield diff(release, release_files(release, Path(folder)), base)
+
+
+def send(
+    destination: Destination,
+    release: Release,
+    *,
+    base: RemoteState,
+    progress: Progress | None = None,
+) -> Receipt:
+    """Bring a destination, which held `base`, to `release`."""
+    with laid_out(release, base) as operations:
+        return destination.deliver(release, operations, base=base, progress=progress)
+
+
+def changes(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """The operations that change something."""
+    return tuple(operation for operation in operations if operation.action != "same")
+
+
+def tally(operations: Sequence[Operation]) -> dict[str, int]:
+    """How many operations there are of each action, and how many of them copy."""
+    counts = dict.fromkeys(("new", "changed", "same", "removed", "copied"), 0)
+    for operation in operations:
+        counts[operation.action] += 1
+        counts["copied"] += operation.action != "same" and operation.copy_from is not None
+    return counts
+
+
+def planned_bytes(operations: Sequence[Operation]) -> int:
+    """Bytes that the operations bring which the destination does not have, each content once."""
+    sizes = {
+        operation.artifact.sha256: operation.size
+        for operation in changes(operations)
+        if operation.artifact is not None and operation.copy_from is None
+    }
+    return sum(sizes.values())

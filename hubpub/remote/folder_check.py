@@ -1,0 +1,140 @@
+"""What a folder holds, compared with what it should hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hubpub.engine.store import Digests, sha256
+from hubpub.errors import FetchError, UnsafeArchive
+from hubpub.files.paths import check_all
+from hubpub.plan.names import MANIFEST
+from hubpub.release.release import MAX_MANIFEST_BYTES, blob_id, parse_manifest
+from hubpub.remote.download import PARTIAL
+from hubpub.remote.offers import OfferedFile
+
+_MODELS: Final = (".mlpackage", ".mlmodelc")
+_BESIDE_MODELS: Final = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", ".DS_Store")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A file that is not as it was published."""
+
+    path: str
+    problem: str
+
+
+def is_here(folder: Path, file: OfferedFile, digests: Digests) -> bool:
+    """Whether a file lies in the folder with its size and digest; an unchanged file is read once in its life."""
+    path = folder / file.path
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
+        return False
+    if file.sha256:
+        return digests.of(path) == file.sha256
+    return blob_id(path) == file.blob_id
+
+
+def others(folder: Path, known: set[str]) -> tuple[str, ...]:
+    """Files of a folder that are not among `known`."""
+    if not folder.is_dir():
+        return ()
+    found = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if relative in known or relative.partition("/")[0] == PARTIAL or path.name == ".DS_Store":
+            continue
+        if path.is_symlink() or not path.is_dir():
+            found.append(relative)
+    return tuple(found)
+
+
+def is_whole(folder: Path, known: Mapping[str, Any], digests: Digests) -> bool:
+    """Whether a folder holds exactly what was remembered of it."""
+    for path, size, digest in known["files"]:
+        value = digest.removeprefix("sha256:")
+        if not is_here(folder, OfferedFile(path_in_repo=path, path=path, size=size, sha256=value, blob_id=""), digests):
+            return False
+    return not others(folder, {path for path, _, _ in known["files"]})
+
+
+def remove_stale(folder: Path, extra: Sequence[str]) -> tuple[str, ...]:
+    """Remove files that lie inside models: there they do harm. Whatever else is in the folder is not ours."""
+    removed = [path for path in extra if "/" in path and path.partition("/")[0].endswith(_MODELS)]
+    for path in removed:
+        (folder / path).unlink()
+        parent = (folder / path).parent
+        with suppress(OSError):  # not empty
+            while parent != folder:
+                parent.rmdir()
+                parent = parent.parent
+    return tuple(removed)
+
+
+def check_replaceable(folder: Path, *, force: bool) -> None:
+    """Raise unless `folder` may be replaced: it is missing or empty, or with `force` holds models and nothing else."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    foreign = [name for name in names if not name.endswith(_MODELS) and name not in _BESIDE_MODELS]
+    if foreign:
+        raise FetchError(
+            f"{folder} holds other things than models ({', '.join(foreign[:3])}) and would be replaced.",
+            hint="Choose another folder with --dest.",
+        )
+    if names and not force:
+        raise FetchError(
+            f"{folder} is there already and is not what the archive holds.",
+            hint="Replace it with --force, or choose another folder with --dest.",
+        )
+
+
+def check(folder: Path, known: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """Read every byte of a folder and compare it with what was remembered of it (`Remembered.fetched`)."""
+    return _compare(folder, [tuple(file) for file in known["files"]])
+
+
+def check_release(folder: Path) -> tuple[Finding, ...] | None:
+    """Read every byte of a folder that `convert` wrote and compare it with its hubpub.json; None without a manifest."""
+    path = folder / MANIFEST
+    if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
+        return None
+    manifest = parse_manifest(path.read_bytes())
+    if manifest is None:
+        return (Finding(path=MANIFEST, problem="is not a manifest that can be read"),)
+    try:
+        check_all(file["path"] for file in manifest["files"])
+    except UnsafeArchive as error:
+        return (Finding(path=MANIFEST, problem=f"is not safe to use: {error.message}"),)
+    listed = [(file["path"], file["size"], f"sha256:{file['sha256']}") for file in manifest["files"]]
+    folders = {f"{name}/" for name in manifest["variants"]}
+    found = _compare(folder, listed)
+    # beside the variants' folders lies what is not ours
+    return tuple(
+        finding
+        for finding in found
+        if finding.problem != _FOREIGN or any(finding.path.startswith(prefix) for prefix in folders)
+    )
+
+
+_FOREIGN: Final = "does not belong to it"
+
+
+def _compare(folder: Path, listed: Sequence[tuple[str, int, str]]) -> tuple[Finding, ...]:
+    findings = []
+    for path, size, digest in listed:
+        problem = _problem(folder / path, size, digest)
+        if problem is not None:
+            findings.append(Finding(path=path, problem=problem))
+    extra = others(folder, {path for path, _, _ in listed})
+    return (*findings, *(Finding(path=path, problem=_FOREIGN) for path in extra))
+
+
+def _problem(path: Path, size: int, digest: str) -> str | None:
+    if path.is_symlink() or not path.is_file():
+        return "is missing"
+    if path.stat().st_size != size:
+        return f"has {path.stat().st_size} bytes instead of {size}"
+    kind, _, value = digest.partition(":")
+    return None if (sha256(path) if kind == "sha256" else blob_id(path)) == value else "has other bytes"

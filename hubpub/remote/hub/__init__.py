@@ -1,0 +1,7 @@
+"""The Hub: everything hubpub asks of one. The only package that imports huggingface_hub."""
+
+from __future__ import annotations
+
+from hubpub.remote.hub.client import Account, Hub, Progress, connect, is_content
+
+__all__ = ["Account", "Hub", "Progress", "connect", "is_content"]

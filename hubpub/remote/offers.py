@@ -1,0 +1,205 @@
+"""Catalog: which variants a repo offers. The manifest says it first, known layouts second. Pure.
+
+Layouts, as published repos have them: `{attention}/{packages,compiled}/…` (Apple's and
+ours), `packages/` and `compiled/` at the root (Apple's xl-base), one folder named like an
+archive's stem (xl-base-ios), archives `<repo>_{attention}_compiled.zip` at the root, and
+archives in a folder per attention (`split-einsum/…zip`, coreml-community). So: a folder
+that holds models is a variant, and so is an archive; its attention is in its path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+from hubpub.errors import DigestMismatch, NoSuchVariant
+from hubpub.files.paths import check_all
+from hubpub.release.release import RemoteFile, RemoteState, variant_of
+
+_FORMAT: Final = {".mlpackage": "packages", ".mlmodelc": "compiled"}
+# The longest first: split_einsum is the beginning of split_einsum_v2.
+_ATTENTION: Final = re.compile(r"split[-_]einsum[-_]v2|split[-_]einsum|original", re.IGNORECASE)
+_JUNK: Final = re.compile(r"(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini|\._[^/]*)|(.*/)?__MACOSX/.*")
+_TOKENIZER: Final = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferedFile:
+    """A file of a variant: where it is in the repo, and its name in the variant's own folder."""
+
+    path_in_repo: str
+    path: str
+    size: int
+    sha256: str | None  # None: the Hub tells a git blob id only
+    blob_id: str
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…`, or `git:…` for a small file of a repo without a manifest."""
+        return f"sha256:{self.sha256}" if self.sha256 else f"git:{self.blob_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A variant that a repo has. `known_from` is `manifest` or `layout`."""
+
+    name: str  # original/packages
+    format: str  # packages, compiled, zip
+    files: tuple[OfferedFile, ...]
+    known_from: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A variant that was chosen, at a commit; its files' names are safe to write."""
+
+    repo_id: str
+    commit: str | None
+    offer: Offer
+
+
+def offers(state: RemoteState) -> tuple[Offer, ...]:
+    """Every variant of a repo, by name."""
+    listed = _from_manifest(state)
+    known = {file.path_in_repo for offer in listed for file in offer.files}
+    found = _from_layout([file for file in state.files if file.path not in known], {offer.name for offer in listed})
+    return tuple(sorted((*listed, *found), key=lambda offer: offer.name))
+
+
+def select(state: RemoteState, name: str) -> Selection:
+    """The variant called `name`. NoSuchVariant lists all names; UnsafeArchive and DigestMismatch say why not."""
+    there = {offer.name: offer for offer in offers(state)}
+    name = name.strip("/")
+    if name not in there:
+        what = f"{state.repo_id} has no variant {name!r}"
+        if not there:
+            raise NoSuchVariant(f"{what}: it holds no Core ML models.", hint="Is it the right repo and revision?")
+        near = get_close_matches(name, there, n=1)
+        raise NoSuchVariant(
+            f"{what}; it has {', '.join(there)}.",
+            hint=f"Choose one with --variant, for example {(near or [*there])[0]}.",
+        )
+    offer = there[name]
+    check_all(file.path for file in offer.files)
+    _check_listing(state, offer)
+    return Selection(repo_id=state.repo_id, commit=state.commit, offer=offer)
+
+
+def archive_of(name: str) -> str:
+    """The archive that holds a variant's compiled models: `original/packages` → `original/zip`."""
+    stem, slash, form = name.strip("/").rpartition("/")
+    return f"{stem}/zip" if slash and form in ("packages", "compiled") else name
+
+
+def _check_listing(state: RemoteState, offer: Offer) -> None:
+    """What the manifest says of a file must be what the Hub has, before a byte is downloaded."""
+    there = {file.path: file for file in state.files}
+    for file in offer.files:
+        found = there.get(file.path_in_repo)
+        if found is None:
+            raise DigestMismatch(
+                f"hubpub.json of {state.repo_id} lists {file.path_in_repo}, and the repo does not have it.",
+                hint="Choose another --revision, or tell the repo's owner to publish again.",
+            )
+        if found.size != file.size or (found.sha256 and file.sha256 and found.sha256 != file.sha256):
+            raise DigestMismatch(
+                f"{file.path_in_repo} of {state.repo_id} is not the file that hubpub.json lists.",
+                hint="Choose another --revision, or tell the repo's owner to publish again.",
+            )
+
+
+def _from_manifest(state: RemoteState) -> list[Offer]:
+    if state.manifest is None:
+        return []
+    blobs = {file.path: file.blob_id for file in state.files}
+    groups: dict[str, list[OfferedFile]] = {}
+    for file in state.manifest["files"]:
+        path = file["path"]
+        name = variant_of(path)
+        if name is not None and name in state.manifest["variants"]:
+            inside = path if name.endswith("/zip") else path[len(name) + 1 :]
+            groups.setdefault(name, []).append(
+                OfferedFile(
+                    path_in_repo=path,
+                    path=inside,
+                    size=file["size"],
+                    sha256=file["sha256"],
+                    blob_id=blobs.get(path, ""),
+                )
+            )
+    return [_offer(name, name.rpartition("/")[2], files, "manifest") for name, files in groups.items()]
+
+
+def _from_layout(files: Iterable[RemoteFile], taken: set[str]) -> list[Offer]:
+    files = [file for file in files if not _JUNK.fullmatch(file.path)]
+    folders: dict[tuple[str, str], list[RemoteFile]] = {}  # (folder that holds models, format) → their files
+    for file in files:
+        holder = _holder(file.path)
+        if holder is not None:
+            folders.setdefault(holder, []).append(file)
+    for (folder, _), held in folders.items():
+        held.extend(file for file in files if _is_tokenizer(file.path, folder))
+    archives = [file for file in files if file.path.endswith(".zip")]
+    named = _names(folders, archives, taken)
+    found = [
+        _offer(named[key], key[1], [_offered(file, file.path[len(key[0]) :]) for file in held], "layout")
+        for key, held in folders.items()
+    ]
+    for file in archives:
+        name = named[file.path, "zip"]
+        found.append(_offer(name, "zip", [_offered(file, file.path.rpartition("/")[2])], "layout"))
+    # what the manifest names is that and no more, whatever else lies in its folder
+    return [offer for offer in found if offer.name not in taken]
+
+
+def _holder(path: str) -> tuple[str, str] | None:
+    """The folder (with its slash) that holds the model which a file is part of, and the model's format."""
+    parts = path.split("/")
+    for number, part in enumerate(parts[:-1]):
+        form = _FORMAT.get(part[part.rfind(".") :].lower())
+        if form is not None:
+            return "".join(f"{above}/" for above in parts[:number]), form
+    return None
+
+
+def _names(
+    folders: Mapping[tuple[str, str], object], archives: Iterable[RemoteFile], taken: set[str]
+) -> dict[tuple[str, str], str]:
+    """ATTENTION/FORMAT where exactly one folder or archive can be meant by it, else the path and the format."""
+    keys = [*folders, *((file.path, "zip") for file in archives)]
+    short = {key: _short_name(*key) for key in keys}
+    names = {}
+    for key in keys:
+        name = short[key]
+        if list(short.values()).count(name) > 1 or name in taken:
+            stem = key[0].removesuffix(".zip").strip("/")
+            name = stem if stem.endswith("/" + key[1]) else f"{stem}/{key[1]}".lstrip("/")
+        names[key] = name
+    return names
+
+
+def _short_name(path: str, form: str) -> str:
+    found = _ATTENTION.findall(path)
+    attention = found[-1].lower().replace("-", "_") if found else ""
+    return f"{attention}/{form}" if attention else form
+
+
+def _is_tokenizer(path: str, folder: str) -> bool:
+    return path.startswith(folder) and path[len(folder) :] in _TOKENIZER
+
+
+def _offered(file: RemoteFile, path: str) -> OfferedFile:
+    return OfferedFile(path_in_repo=file.path, path=path, size=file.size, sha256=file.sha256, blob_id=file.blob_id)
+
+
+def _offer(name: str, form: str, files: Iterable[OfferedFile], known_from: str) -> Offer:
+    ordered = tuple(sorted(files, key=lambda file: file.path))
+    return Offer(name=name, format=form, files=ordered, known_from=known_from)

@@ -1,0 +1,116 @@
+"""Git repositories as sources, and the state of the working repo. The only importer of GitPython."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import git
+
+from hubpub.errors import AccessDenied, SourceNotFound
+from hubpub.sources.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkout:
+    """Where a working tree stands."""
+
+    commit: str | None
+    dirty: bool
+    remote: str | None
+
+
+def describe(folder: Path) -> Checkout:
+    """Commit, dirty state and origin of a working tree (commit None: nothing committed yet)."""
+    try:
+        with git.Repo(folder) as repo:
+            remote = next((remote.url for remote in repo.remotes if remote.name == "origin"), None)
+            commit = repo.head.commit.hexsha if repo.head.is_valid() else None
+            return Checkout(commit=commit, dirty=repo.is_dirty(untracked_files=True), remote=_told(remote))
+    except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandError, ValueError) as error:
+        raise SourceNotFound(f"{folder} looks like a git checkout, but git cannot read it.") from error
+
+
+def working_repo(folder: Path) -> Checkout | None:
+    """The checkout that `folder` is in; None where there is none that git can read."""
+    try:
+        with git.Repo(folder, search_parent_directories=True) as repo:
+            root = repo.working_tree_dir
+    except (git.InvalidGitRepositoryError, git.NoSuchPathError):
+        return None
+    try:
+        return describe(Path(root)) if root else None
+    except SourceNotFound:
+        return None
+
+
+def clone(source: Source, cache: Path) -> Path:
+    """A clone of a git source at its revision (default: the remote's head); returns the working tree.
+
+    Clones are kept by URL and fetched again on the next run.
+    """
+    folder = cache / hashlib.sha256(source.location.encode()).hexdigest()[:16]
+    try:
+        if (folder / ".git").is_dir():
+            repo = git.Repo(folder)
+            repo.remotes.origin.fetch(tags=True, prune=True)
+        else:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            repo = git.Repo.clone_from(source.location, folder, no_checkout=True, allow_unsafe_protocols=False)
+        with repo:
+            commit = _commit(repo, source)
+            repo.git.checkout("--force", "--detach", commit)
+            _pull_large_files(repo)
+    except git.GitCommandError as error:
+        raise _translated(error, source) from None
+    return folder
+
+
+def _commit(repo: git.Repo, source: Source) -> str:
+    wanted = [source.revision, f"origin/{source.revision}"] if source.revision else ["origin/HEAD", "HEAD"]
+    for name in wanted:
+        try:
+            return repo.commit(name).hexsha
+        except (git.BadName, ValueError, IndexError):
+            continue
+    raise SourceNotFound(
+        f"{_public(source.location)} has no revision {source.revision or 'HEAD'!r}.",
+        hint="A revision is a branch, a tag or a commit.",
+    )
+
+
+def _pull_large_files(repo: git.Repo) -> None:
+    """Replace LFS pointers by their files where git-lfs is installed; one that stays is refused when it is read."""
+    attributes = Path(repo.working_dir) / ".gitattributes"
+    if attributes.is_file() and "filter=lfs" in attributes.read_text(encoding="utf-8", errors="replace"):
+        try:
+            repo.git.lfs("pull")
+        except git.GitCommandError as error:
+            if "not a git command" not in str(error):
+                raise
+
+
+def _translated(error: git.GitCommandError, source: Source) -> SourceNotFound | AccessDenied:
+    text = str(error.stderr).lower()
+    url = _public(source.location)
+    if "authentication" in text or "permission denied" in text or "could not read username" in text:
+        return AccessDenied(f"git may not read {url}.", hint="Check your credentials for it, or use a public URL.")
+    return SourceNotFound(f"git cannot clone {url}.", hint="Check the URL with `git ls-remote`.")
+
+
+def _told(remote: str | None) -> str | None:
+    """A remote as a manifest may tell it; None for a place on this machine."""
+    if remote is None or remote.startswith("file:") or Path(remote).exists():
+        return None
+    return _public(remote) if ":" in remote else None  # also git@host:path
+
+
+def _public(url: str) -> str:
+    """A URL without user and password: they are nobody's business."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host))

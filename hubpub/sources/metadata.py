@@ -1,0 +1,104 @@
+"""Facts: what a source repo says of itself, read from its small files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hubpub.errors import SourceNotFound, UnknownArchitecture
+from hubpub.files.front_matter import load
+
+MODEL_INDEX = "model_index.json"
+_FOLDERS = ("unet", "vae", "text_encoder", "safety_checker")
+SMALL_FILES = (
+    MODEL_INDEX,
+    "README.md",
+    "scheduler/scheduler_config.json",
+    *(f"{folder}/config.json" for folder in _FOLDERS),
+)
+# Front matter is somebody else's text: read as plain data, and only so much of it.
+_MAX_CARD = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """model_index.json, every component's config.json by folder, the scheduler's, and the card's front matter."""
+
+    model_index: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prediction_type(self) -> str:
+        """`epsilon` or `v_prediction`: what the UNet predicts; apps must be told."""
+        return str(self.scheduler.get("prediction_type") or "epsilon")
+
+    @property
+    def scheduler_name(self) -> str:
+        """The class that the source uses, without its ending: `PNDM`."""
+        listed = self.model_index.get("scheduler")
+        name = self.scheduler.get("_class_name") or (listed[1] if isinstance(listed, list) and len(listed) == 2 else "")
+        return str(name or "").removesuffix("Scheduler")
+
+    @property
+    def scaling_factor(self) -> float:
+        """What latents are divided by before they are decoded. UnknownArchitecture where it is no positive number."""
+        factor = self.configs["vae"].get("scaling_factor", 0.18215)
+        if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 < factor < 1e6:
+            raise UnknownArchitecture(f"The VAE's config.json has scaling_factor = {factor!r}, which is no scale.")
+        return float(factor)
+
+
+def read_facts(read: Callable[[str], bytes | None], *, name: str) -> Facts:
+    """Facts from `read`, which gives a file's bytes, or None where there is no such file.
+
+    Raises UnknownArchitecture when there is no model_index.json: not a diffusers repo.
+    """
+    index = read(MODEL_INDEX)
+    if index is None:
+        raise UnknownArchitecture(
+            f"{name} is not a diffusers repo: it has no {MODEL_INDEX}.",
+            hint="Single-file checkpoints are not supported yet; convert them with diffusers' from_single_file first.",
+        )
+    configs = {}
+    for folder in _FOLDERS:
+        data = read(f"{folder}/config.json")
+        if data is not None:
+            configs[folder] = _object(data, f"{folder}/config.json")
+    scheduler = read("scheduler/scheduler_config.json")
+    return Facts(
+        model_index=_object(index, MODEL_INDEX),
+        configs=configs,
+        scheduler=_object(scheduler, "scheduler/scheduler_config.json") if scheduler is not None else {},
+        card=front_matter(read("README.md") or b""),
+    )
+
+
+def front_matter(card: bytes) -> dict[str, Any]:
+    """The YAML between the first two `---` lines of a card; empty where there is none that can be read."""
+    text = card[:_MAX_CARD].decode("utf-8", "replace").replace("\r\n", "\n").lstrip("\ufeff")
+    if not text.startswith("---\n"):
+        return {}
+    head, marker, _ = text[4:].partition("\n---")
+    if not marker:
+        return {}
+    try:
+        return load(head)
+    except ValueError:
+        return {}
+
+
+def _object(data: bytes, path: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SourceNotFound(
+            f"The source's {path} is not JSON: it is a git-LFS pointer, an HTML page, or damaged.",
+            hint="Download the source again.",
+        ) from error
+    if not isinstance(value, dict):
+        raise SourceNotFound(f"The source's {path} is not a JSON object.", hint="Download the source again.")
+    return value

@@ -1,0 +1,154 @@
+"""Resolve: a Source becomes files that can be read, pinned to a commit.
+
+A folder is read where it is; a git repository is cloned into the cache; a Hub repo is
+listed first, and of its weights only those that a plan needs are downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from hubpub.engine.store import Digests
+from hubpub.errors import SourceNotFound
+from hubpub.sources.source import Snapshot, Source, SourceFile
+
+if TYPE_CHECKING:
+    from hubpub.remote.hub import Hub
+
+Progress = Callable[[int, int, str], None]
+
+# Configs and cards are small; what is larger is none, and is not read into memory.
+_MAX_SMALL: Final = 16 << 20
+
+
+class Opened(Protocol):
+    """A source that can be read."""
+
+    source: Source
+    commit: str | None
+
+    def paths(self) -> tuple[str, ...]:
+        """All files, relative to the source's root."""
+
+    def read(self, path: str) -> bytes | None:
+        """A small file's bytes; None where there is no such file."""
+
+    def pin(self, paths: Iterable[str]) -> Snapshot:
+        """The snapshot of those files, with size and digest of each."""
+
+    def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
+        """A folder of this disk in which those files are (downloaded where they must be)."""
+
+
+class FolderSource:
+    """A diffusers folder of this disk; where it is a git checkout, its commit is known."""
+
+    def __init__(self, source: Source, digests: Digests, *, root: Path | None = None) -> None:
+        self.source = source
+        self._root = root or Path(source.location)
+        self._digests = digests
+        self.commit: str | None = None
+        self._dirty, self._remote = False, None
+        self._cloned = (self._root / ".git").exists()
+        if self._cloned:
+            from hubpub.sources.git import describe
+
+            state = describe(self._root)
+            self.commit, self._dirty, self._remote = state.commit, state.dirty, state.remote
+
+    def paths(self) -> tuple[str, ...]:
+        """All files below the folder but git's own."""
+        found = (path for path in self._root.rglob("*") if path.is_file())
+        relative = (path.relative_to(self._root) for path in found)
+        return tuple(sorted(path.as_posix() for path in relative if path.parts[0] != ".git"))
+
+    def read(self, path: str) -> bytes | None:
+        """A file's bytes, or None."""
+        here = self._place(path)
+        try:
+            _check_small(path, here.stat().st_size)
+            return here.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise SourceNotFound(f"{self._root / path} cannot be read: {error.strerror}.") from error
+
+    def pin(self, paths: Iterable[str]) -> Snapshot:
+        """Digests are read from the files, unless the same file was read before."""
+        files = []
+        for path in sorted(set(paths)):
+            here = self._place(path)
+            try:
+                files.append(SourceFile(path=path, size=here.stat().st_size, digest=f"sha256:{self._digests.of(here)}"))
+            except OSError as error:
+                raise SourceNotFound(f"{here} cannot be read: {error.strerror}.") from error
+        self._digests.save()
+        return Snapshot(
+            source=self.source, commit=self.commit, files=tuple(files), dirty=self._dirty, remote=self._remote
+        )
+
+    def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
+        """The folder itself."""
+        for path in paths:
+            self._place(path)
+        return self._root
+
+    def _place(self, path: str) -> Path:
+        """Where a file is. A link in somebody's repository must not make a file of this machine part of a release."""
+        here = self._root / path
+        if self._cloned and not here.resolve().is_relative_to(self._root.resolve()):
+            raise SourceNotFound(
+                f"{path} of {self.source.name} is a link that leaves the checkout.", hint="Replace it by the file."
+            )
+        return here
+
+
+class HubSource:
+    """A repo of the Hub at one commit."""
+
+    def __init__(self, source: Source, hub: Hub, digests: Digests) -> None:
+        self.source = source
+        self._hub = hub
+        self._digests = digests
+        self._snapshot = hub.snapshot(source)
+        self.commit = self._snapshot.commit
+
+    def paths(self) -> tuple[str, ...]:
+        """All files of the commit."""
+        return tuple(file.path for file in self._snapshot.files)
+
+    def read(self, path: str) -> bytes | None:
+        """A small file, through the client's cache."""
+        listed = self._snapshot.file(path)
+        if listed is None:
+            return None
+        _check_small(path, listed.size)
+        return (self.folder([path], None) / path).read_bytes()
+
+    def pin(self, paths: Iterable[str]) -> Snapshot:
+        """The Hub tells the digests: nothing is downloaded for them."""
+        wanted = set(paths)
+        files = tuple(file for file in self._snapshot.files if file.path in wanted)
+        return Snapshot(source=self.source, commit=self.commit, files=files)
+
+    def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
+        """The files in the client's cache."""
+        return self._hub.download_source(self._snapshot, sorted(set(paths)), digests=self._digests, progress=progress)
+
+
+def _check_small(path: str, size: int) -> None:
+    if size > _MAX_SMALL:
+        raise SourceNotFound(f"The source's {path} has {size} bytes; no config or card is that large.")
+
+
+def open_source(source: Source, *, digests: Digests, clones: Path, hub: Callable[[], Hub]) -> Opened:
+    """Open a source; `clones` is where git repositories are cloned to, `hub` connects when it must."""
+    if source.kind == "folder":
+        return FolderSource(source, digests)
+    if source.kind == "git":
+        from hubpub.sources.git import clone
+
+        return FolderSource(source, digests, root=clone(source, clones))
+    return HubSource(source, hub(), digests)

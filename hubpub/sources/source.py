@@ -1,0 +1,104 @@
+"""Source: where weights come from; Snapshot: the same, pinned to a commit, with its files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubpub.errors import ConfigError
+from hubpub.plan.names import REPO_ID, check_repo_id
+
+_GIT = re.compile(r"git\+(?P<url>.+?)(?:@(?P<revision>[^@/:]+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What the user named: a folder, a repo of the Hub, or a git repository.
+
+    `name` is the ORG/NAME that file names and the card use. `location` is the
+    folder's path, the repo id or the git URL.
+    """
+
+    kind: str  # "folder", "hub", "git"
+    location: str
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file of a snapshot. `digest` is `sha256:…`, or `git:…` for a small file whose blob id is all the Hub tells."""
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A source pinned: the commit, and every file with its size and digest.
+
+    `commit` is None for a plain folder. `dirty` says that a checkout has changes
+    that its commit does not hold; `remote` where it was cloned from.
+    """
+
+    source: Source
+    commit: str | None
+    files: tuple[SourceFile, ...]
+    dirty: bool = False
+    remote: str | None = None
+
+    def file(self, path: str) -> SourceFile | None:
+        """The file at `path`, if the snapshot has it."""
+        return next((file for file in self.files if file.path == path), None)
+
+    def under(self, folder: str) -> Iterator[SourceFile]:
+        """The files directly in `folder`."""
+        for file in self.files:
+            if file.path.rpartition("/")[0] == folder:
+                yield file
+
+
+def parse(text: str, *, name: str | None = None, revision: str | None = None) -> Source:
+    """Read what was typed: an existing folder wins, else a Hub repo id; `hf:` and `git+` say it outright."""
+    if name is not None:
+        check_repo_id(name)
+    if text.startswith("hf:"):
+        repo_id = check_repo_id(text.removeprefix("hf:"))
+        return Source(kind="hub", location=repo_id, name=name or repo_id, revision=revision)
+    if text.startswith("git+"):
+        return _parse_git(text, name=name, revision=revision)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"{text} is a folder; --revision chooses a commit of a Hub repo.",
+                hint=f"To mean the repo, write hf:{text}." if REPO_ID.fullmatch(text) else "Leave --revision out.",
+            )
+        folder = path.resolve()
+        return Source(kind="folder", location=str(folder), name=name or f"local/{_slug(folder.name)}")
+    if not REPO_ID.fullmatch(text):
+        raise ConfigError(
+            f"{text!r} is neither a folder here nor a repo id.",
+            hint="A source is a diffusers folder, a Hub repo id (ORG/NAME) or git+URL.",
+        )
+    repo_id = check_repo_id(text)
+    return Source(kind="hub", location=repo_id, name=name or repo_id, revision=revision)
+
+
+def _parse_git(text: str, *, name: str | None, revision: str | None) -> Source:
+    match = _GIT.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a git source.", hint="Write git+URL or git+URL@REVISION.")
+    url = match["url"]
+    if url.startswith("-") or not re.match(r"(https?|ssh|file)://|[\w.-]+@[\w.-]+:|/|\./", url):
+        raise ConfigError(f"{url!r} is not a git URL.", hint="Use https://, ssh://, file:// or a path.")
+    stem = _slug(re.split(r"[/:]", url.rstrip("/").removesuffix(".git"))[-1])
+    return Source(kind="git", location=url, name=name or f"local/{stem}", revision=revision or match["revision"])
+
+
+def _slug(text: str) -> str:
+    """A folder's name as the second half of a repo id."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "model"

@@ -1,0 +1,55 @@
+"""What is typed becomes a source, or a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hubpub.errors import ConfigError
+from hubpub.sources.source import parse
+
+
+def test_an_existing_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert parse("org/model").kind == "folder"
+    assert parse("org/model").name == "local/model"
+    assert parse("hf:org/model").kind == "hub"
+
+
+def test_a_repo_id() -> None:
+    source = parse("prompthero/openjourney-v4", revision="refs/pr/61")
+    assert (source.kind, source.name, source.revision) == ("hub", "prompthero/openjourney-v4", "refs/pr/61")
+
+
+@pytest.mark.parametrize(
+    ("text", "location", "revision"),
+    [
+        ("git+https://example.org/a/model.git", "https://example.org/a/model.git", None),
+        ("git+https://example.org/a/model@v1", "https://example.org/a/model", "v1"),
+        ("git+git@example.org:a/model.git", "git@example.org:a/model.git", None),
+        ("git+file:///srv/model@abc123", "file:///srv/model", "abc123"),
+    ],
+)
+def test_git_sources(text: str, location: str, revision: str | None) -> None:
+    source = parse(text)
+    assert (source.location, source.revision, source.name) == (location, revision, "local/model")
+
+
+@pytest.mark.parametrize("text", ["nowhere", "a/b/c", "git+", "git+--upload-pack=touch x", "hf:x", "https://hub/a/b"])
+def test_what_is_no_source(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert caught.value.hint
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="folder"):
+        parse(str(tmp_path), revision="main")
+
+
+def test_a_name_of_ones_own(tmp_path: Path) -> None:
+    assert parse(str(tmp_path), name="me/my-model").name == "me/my-model"
+    with pytest.raises(ConfigError):
+        parse(str(tmp_path), name="my model")
