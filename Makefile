@@ -43,14 +43,13 @@ bench: setup  # everything at full size: about an hour on a quiet machine, 30 GB
 	$(BIN)/python benchmarks/compile.py
 	$(BIN)/python benchmarks/growth.py $(BENCH)/growth
 	$(BIN)/python benchmarks/finetunes.py $(BENCH)/tunes --true 2
-	$(BIN)/python benchmarks/graphs.py $(BENCH)/graphs
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hubpub needs Python 3.11 or newer; say `make PYTHON=python3.12 ...`")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,local,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[numeric,coreml,local,dev]'
 	@touch $(STAMP)
 
 schema: setup  # regenerate the protobuf classes from hubpub/coreml/schema.proto

@@ -18,7 +18,6 @@ HubpubError               1
 │  ├─ NotEnoughMemory
 │  └─ CannotWrite
 ├─ StepFailed             5
-│  ├─ Unproven
 │  └─ ParityTooLow
 ├─ StoreError             6
 │  └─ Damaged
@@ -143,10 +142,6 @@ class StepFailed(HubpubError):
     """A step of the plan failed; the cause is chained."""
 
     exit_status = 5
-
-
-class Unproven(StepFailed):
-    """A graph of which it cannot be proven that every weight has its place; the plain way is left."""
 
 
 class ParityTooLow(StepFailed):

@@ -5,14 +5,16 @@ Nothing here imports torch. A new family is one file beside sd1.py and one row i
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from difflib import get_close_matches
 
-from hubpub.architectures import configs as heard
-from hubpub.architectures.base import Architecture, Component, Config, Configs
+from hubpub.architectures import configs as parsed
+from hubpub.architectures.component import Architecture, Component, Config, Configs, Memory, Origin
 from hubpub.architectures.configs import default_latent
 from hubpub.architectures.sd1 import SD1
 from hubpub.architectures.sd2 import SD2
 from hubpub.errors import ConfigError, UnknownArchitecture, UnknownVariant
+from hubpub.networks import Size
 
 __all__ = [
     "ARCHITECTURES",
@@ -20,19 +22,25 @@ __all__ = [
     "TARGETS",
     "Architecture",
     "Component",
+    "Memory",
+    "Origin",
+    "check_components",
+    "check_knobs",
+    "component_of_output",
     "components_of",
     "default_latent",
     "detect",
-    "export_params",
+    "find",
+    "gate_size",
+    "published_size",
 ]
 
 ARCHITECTURES: tuple[Architecture, ...] = (SD1, SD2)
 ATTENTIONS = ("original", "split_einsum", "split_einsum_v2")
 TARGETS = ("macOS13", "macOS14", "macOS15", "iOS16", "iOS17", "iOS18")
 
-# iOS targets name the same opset, and so the same graph, as the macOS of their year.
-_CANONICAL_TARGET = {"iOS16": "macOS13", "iOS17": "macOS14", "iOS18": "macOS15"}
 _BATCHES = (1, 2)
+_GATE_SIDE = 32
 
 _PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
 _UNSUPPORTED_PIPELINES = {  # beginning of a pipeline's class name → what people call it; the first match counts
@@ -89,7 +97,7 @@ def detect(model_index: Config, configs: Configs) -> Architecture:
     if unet.get("addition_embed_type") is not None:
         raise _not_supported("Stable Diffusion XL (addition_embed_type)")
     for architecture in ARCHITECTURES:
-        if architecture.matches(model_index, configs):
+        if architecture.recognises(model_index, configs):
             return architecture
     raise _not_supported(f"a {pipeline} of no known family")
 
@@ -100,45 +108,33 @@ def components_of(architecture: Architecture, model_index: Config, *, safety_che
         component
         for component in architecture.components
         if not component.optional
-        or (_lists(model_index, component.folder) and (safety_checker or component.name != "safety_checker"))
+        or (_lists(model_index, component.origin.folder) and (safety_checker or component.name != "safety_checker"))
     )
 
 
-def export_params(
-    component: Component,
-    configs: Configs,
-    *,
-    attention: str,
-    latent: tuple[int, int] | None,
-    batch: int,
-    target: str,
-) -> dict[str, Any]:
-    """Parameters of the step `export`: all and only what the component's graph depends on, as plain JSON.
-
-    `latent` is (height, width) in latent pixels, None for what the UNet was trained on. Knobs that
-    the component does not hear are left out, so variants that differ in them share its graph.
-
-    Raises UnknownVariant for a value of a knob that does not exist, ConfigError for a latent size that
-    the networks cannot process, UnknownArchitecture for a config that they do not implement.
-    """
-    _check_knobs(attention=attention, batch=batch, target=target)
-    height, width = _latent_size(configs, latent)
-    params: dict[str, Any] = {
-        "component": component.name,
-        "config": component.normalise(configs),
-        "target": _CANONICAL_TARGET.get(target, target),
-    }
-    if "attention" in component.hears:
-        params["attention"] = attention
-    if "batch" in component.hears:
-        params["batch"] = batch
-    if "latent" in component.hears:
-        scale = heard.image_scale(configs) if component.sized_by == "image" else 1
-        params[component.sized_by] = [height * scale, width * scale]
-    return params
+def find(family: str, component: str) -> Component:
+    """The component of a family, by both names; KeyError where there is none."""
+    return {architecture.name: architecture for architecture in ARCHITECTURES}[family].component(component)
 
 
-def _check_knobs(*, attention: str, batch: int, target: str) -> None:
+def component_of_output(output: str) -> Component | None:
+    """The component whose packages have an output of that name: how a package of unknown origin is recognised."""
+    components = (component for architecture in ARCHITECTURES for component in architecture.components)
+    return next((component for component in components if component.checked[0] == output), None)
+
+
+def check_components(names: Iterable[str]) -> None:
+    """Raises ConfigError for a name that no component of any family has: a misspelt floor must not pass."""
+    known = {component.name for architecture in ARCHITECTURES for component in architecture.components}
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            guess = f"Did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"There is no component {name}.", hint=f"{guess}There are {', '.join(sorted(known))}.")
+
+
+def check_knobs(*, attention: str, batch: int, target: str) -> None:
+    """Raises UnknownVariant for a value of a knob that does not exist."""
     if attention not in ATTENTIONS:
         raise UnknownVariant(f"There is no attention {attention!r}.", hint=f"Choose from {', '.join(ATTENTIONS)}.")
     if target not in TARGETS:
@@ -147,19 +143,38 @@ def _check_knobs(*, attention: str, batch: int, target: str) -> None:
         raise UnknownVariant(f"A UNet cannot be converted for batch {batch!r}.", hint="Choose 2 (guidance) or 1.")
 
 
-def _latent_size(configs: Configs, latent: tuple[int, int] | None) -> tuple[int, int]:
-    size = latent or heard.default_latent(configs)
-    if size is None:
+def published_size(configs: Configs, latent: tuple[int, int] | None, batch: int) -> Size:
+    """The size that a release is made for; `latent` is (height, width), None for what the UNet was trained on.
+
+    Raises ConfigError for sides that the UNet's levels cannot halve, before any work.
+    """
+    sides = latent or default_latent(configs)
+    if sides is None:
         raise ConfigError("The UNet's config gives no sample_size.", hint="Give --latent-height and --latent-width.")
-    # Each level of the UNet but the last halves the latent, and the way up needs the halves to fit.
-    step = 2 ** (len(heard.unet(configs)["block_out_channels"]) - 1)
-    if any(side <= 0 or side % step for side in size):
-        scale = heard.image_scale(configs)
+    step = _smallest_side(configs)
+    if any(side <= 0 or side % step for side in sides):
+        pixels = step * parsed.image_scale(configs)
         raise ConfigError(
-            f"A latent of {size[0]}×{size[1]} cannot be processed: both sides must be multiples of {step}.",
-            hint=f"In pixels of the image, both sides must be multiples of {step * scale}.",
+            f"A latent of {sides[0]}×{sides[1]} cannot be processed: the UNet halves it {step.bit_length() - 1} times, "
+            f"so both sides must be multiples of {step}.",
+            hint=f"In pixels of the image, both sides must be multiples of {pixels}.",
         )
-    return size
+    return Size(height=sides[0], width=sides[1], batch=batch)
+
+
+def gate_size(configs: Configs, published: Size) -> Size:
+    """The size at which the numeric gate runs: the published one, or 32×32 where that is smaller.
+
+    1024 queries: enough for split_einsum_v2 to split them.
+    """
+    if published.height * published.width <= _GATE_SIDE**2 or _GATE_SIDE % _smallest_side(configs):
+        return published
+    return Size(height=_GATE_SIDE, width=_GATE_SIDE, batch=published.batch)
+
+
+def _smallest_side(configs: Configs) -> int:
+    """Each level of the UNet but the last halves the latent, and the way up needs the halves to fit."""
+    return int(2 ** (len(parsed.unet(configs).block_out_channels) - 1))
 
 
 def _lists(model_index: Config, folder: str) -> bool:

@@ -2,57 +2,100 @@
 
 from __future__ import annotations
 
-from hubpub.architectures import configs as heard
-from hubpub.architectures.base import Architecture, Component, Config, Configs
+from hubpub import networks
+from hubpub.architectures import configs as parsed
+from hubpub.architectures.component import Architecture, Component, Config, Configs, Memory, Origin
+
+_MB = 1 << 20
+_REFERENCES = "hubpub.runtime.references"
+# What diffusers and transformers skip when they load such a folder: buffers of older versions, EMA copies.
+_SKIPPED = (r"(.*\.)?position_ids", r"(model_)?ema\..*", r".*\.ema_.*")
 
 TEXT_ENCODER = Component(
     name="text_encoder",
-    coreml_name="TextEncoder",
-    folder="text_encoder",
-    hears=frozenset({"target"}),
+    resource="TextEncoder",
+    origin=Origin(folder="text_encoder"),
+    knobs=frozenset({"target"}),
     palettizes=True,
-    normalise=heard.text_encoder,
+    config=parsed.text_encoder,
+    config_type=networks.TextEncoderConfig,
+    network=networks.text_encoder,
+    reference=f"{_REFERENCES}:text_encoder",
+    checked=("last_hidden_state", "pooled_outputs"),
+    samples=lambda config: {"vocabulary": config.vocab_size},
+    # a whole CLIP beside its text half, and more layers than the config says
+    ignored=(
+        *_SKIPPED,
+        r"text_projection(\..*)?",
+        r"logit_scale",
+        r"vision_model\..*",
+        r"visual_projection\..*",
+        r"encoder\.layers\.\d+\..*",
+    ),
+    memory=Memory(reference=1100 * _MB, measure=1100 * _MB, full=1100 * _MB),
 )
 UNET = Component(
     name="unet",
-    coreml_name="Unet",
-    folder="unet",
-    hears=frozenset({"attention", "latent", "batch", "target"}),
+    resource="Unet",
+    origin=Origin(folder="unet"),
+    knobs=frozenset({"attention", "latent", "batch", "target"}),
     palettizes=True,
-    normalise=heard.unet,
+    config=parsed.unet,
+    config_type=networks.UNetConfig,
+    network=networks.unet,
+    reference=f"{_REFERENCES}:unet",
+    checked=("noise_pred",),
+    ignored=_SKIPPED,
+    memory=Memory(reference=3000 * _MB, measure=2500 * _MB, full=4000 * _MB),
 )
 VAE_DECODER = Component(
     name="vae_decoder",
-    coreml_name="VAEDecoder",
-    folder="vae",
-    hears=frozenset({"latent", "target"}),
+    resource="VAEDecoder",
+    origin=Origin(folder="vae"),
+    knobs=frozenset({"latent", "target"}),
     palettizes=False,
-    normalise=heard.vae_decoder,
+    config=parsed.vae_decoder,
+    config_type=networks.VAEConfig,
+    network=networks.vae_decoder,
+    reference=f"{_REFERENCES}:vae_decoder",
+    checked=("image",),
+    ignored=(*_SKIPPED, r"encoder\..*", r"quant_conv\..*"),
+    share=0.6,
+    memory=Memory(full=3000 * _MB),
 )
 VAE_ENCODER = Component(
     name="vae_encoder",
-    coreml_name="VAEEncoder",
-    folder="vae",
-    hears=frozenset({"latent", "target"}),
+    resource="VAEEncoder",
+    origin=Origin(folder="vae"),
+    knobs=frozenset({"latent", "target"}),
     palettizes=False,
-    normalise=heard.vae_encoder,
+    config=parsed.vae_encoder,
+    config_type=networks.VAEConfig,
+    network=networks.vae_encoder,
+    reference=f"{_REFERENCES}:vae_encoder",
+    checked=("latent",),
+    ignored=(*_SKIPPED, r"decoder\..*", r"post_quant_conv\..*"),
+    share=0.45,
+    memory=Memory(full=3000 * _MB),
 )
 SAFETY_CHECKER = Component(
     name="safety_checker",
-    coreml_name="SafetyChecker",
-    folder="safety_checker",
-    hears=frozenset({"latent", "target"}),
+    resource="SafetyChecker",
+    origin=Origin(folder="safety_checker"),
+    knobs=frozenset({"latent", "target"}),
     palettizes=False,
-    normalise=heard.safety_checker,
+    config=parsed.safety_checker,
+    config_type=networks.SafetyCheckerConfig,
+    network=networks.safety_checker,
+    reference=f"{_REFERENCES}:safety_checker",
+    # its picture and its verdict jump where a score crosses zero
+    checked=("concept_scores",),
+    ignored=(*_SKIPPED, r"logit_scale"),
     optional=True,
-    sized_by="image",
+    memory=Memory(reference=2200 * _MB, measure=2000 * _MB, full=3000 * _MB),
 )
 
 COMPONENTS = (TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER, SAFETY_CHECKER)
-
-
-def _recognises(model_index: Config, configs: Configs) -> bool:
-    return not is_second_generation(configs)
 
 
 def is_second_generation(configs: Configs) -> bool:
@@ -69,6 +112,10 @@ def is_second_generation(configs: Configs) -> bool:
         or unet.get("use_linear_projection") is True
         or isinstance(unet.get("attention_head_dim"), list | tuple)
     )
+
+
+def _recognises(model_index: Config, configs: Configs) -> bool:
+    return not is_second_generation(configs)
 
 
 SD1 = Architecture(name="sd1", title="Stable Diffusion 1.x", components=COMPONENTS, recognises=_recognises)

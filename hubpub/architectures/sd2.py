@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubpub.architectures.base import Architecture, Config, Configs
+from hubpub.architectures.component import Architecture, Config, Configs
 from hubpub.architectures.sd1 import COMPONENTS, is_second_generation
 
 

@@ -1,4 +1,4 @@
-"""Tensor: where a tensor lies in a weight file."""
+"""What is known of a tensor without reading it; and where a tensor lies in a weight file."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ DTYPES: Mapping[str, npt.DTypeLike] = {
     "U64": np.uint64,
     "BOOL": np.bool_,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """Shape and dtype of a tensor; the dtype as safetensors spells it (F16, BF16, F32, I64, …)."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True, kw_only=True)

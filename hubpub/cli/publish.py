@@ -139,7 +139,7 @@ def convert(
     """
     from hubpub.errors import ConfigError
     from hubpub.verbs.convert import make, write
-    from hubpub.verbs.session import prepare
+    from hubpub.verbs.preparation import prepare
 
     if out is None:
         raise ConfigError("No folder was named.", hint="Say where to write with -o DIR.")
@@ -170,7 +170,7 @@ def plan(
 
     Example: hubpub plan prompthero/openjourney-v4 --attention split_einsum_v2
     """
-    from hubpub.verbs.session import prepare
+    from hubpub.verbs.preparation import prepare
 
     given = settings.flags(**making)
     with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
@@ -231,7 +231,7 @@ def _show_plan(made: Any, missing: set[str]) -> None:
     typer.echo(f"{made.config.source} → {destination}  ({made.architecture.title}, verify: {made.verify})\n")
     rows = [
         {
-            "step": step.kind,
+            "step": step.kind(),
             "what": step.label,
             "writes": human(step.size) if step.size else "",
             "memory": human(step.memory),

@@ -32,8 +32,6 @@ def show_published(published: Published) -> None:
         )
         if receipt.tag:
             typer.echo(f"Tagged {receipt.tag}.")
-    for name, reason in published.plain.items():
-        typer.echo(f"{name} was converted the plain way: {reason}")
     typer.echo(receipt.pull_request or receipt.url)
 
 

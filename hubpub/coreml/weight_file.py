@@ -116,6 +116,14 @@ class BlobWriter:
         self.close()
 
 
+def retype(file: BinaryIO, offset: int, dtype: int, *, padding: int) -> None:
+    """Declare the blob whose record is at `offset` of an open file as another type; its bytes stay as they are."""
+    file.seek(offset)
+    sentinel, _, size, start, _ = _RECORD.unpack(file.read(_RECORD.size))
+    file.seek(offset)
+    file.write(_RECORD.pack(sentinel, BLOB_DTYPES[dtype][0], size, start, padding))
+
+
 class BlobReader:
     """Reads blobs of a weight.bin through a memory map; every number is checked against the file's size."""
 

@@ -45,7 +45,7 @@ class _Run:
     """What is going on: the loop's state, for one call of execute()."""
 
     store: Store
-    root: Path | None
+    sources: Mapping[str, Path]
     report: Reporter
     done: dict[str, Entry] = field(default_factory=dict)
     workers: list[_Worker] = field(default_factory=list)
@@ -55,23 +55,20 @@ def execute(
     steps: Sequence[Step],
     *,
     store: Store,
-    source: Path | None,
+    sources: Mapping[str, Path],
     jobs: int,
     memory: int,
     report: Reporter,
-    done: Mapping[str, Entry] | None = None,
 ) -> dict[str, Entry]:
-    """Make every step but those that are `done`, of which no more is said; returns key → entry.
+    """Make every step that the store has not; returns key → entry.
 
-    `source` is the folder that FromSource inputs lie in (None when every step that
-    needs it is done already); `jobs` the number of steps at once; `memory` the bytes
-    that they may be estimated to need together (a step alone may exceed it).
+    `sources` are the folders that FromSource inputs lie in; `jobs` the number of steps at
+    once; `memory` the bytes that they may be estimated to need together (a step alone may
+    exceed it).
     """
-    run = _Run(store=store, root=source, report=report, done=dict(done or {}))
+    run = _Run(store=store, sources=sources, report=report)
     waiting = []
     for step in steps:
-        if step.key in run.done:
-            continue
         entry = cached(store, step)
         if entry is None:
             waiting.append(step)
@@ -103,12 +100,10 @@ def cached(store: Store, step: Step) -> Entry | None:
         return None
 
 
-def locate(given: Input, *, store: Store, source: Path | None) -> Path:
+def locate(given: Input, *, store: Store, sources: Mapping[str, Path]) -> Path:
     """Where an input lies on this disk."""
     if isinstance(given, FromSource):
-        if source is None:
-            raise StepFailed("The source's files are not here.", hint="This is a fault of hubpub; please report it.")
-        return source / given.path
+        return sources[given.source] / given.path
     entry = store.get(given.key)
     if entry is None:
         raise StepFailed(f"The step {given.key[:12]} is not in the store.", hint="Run the same command again.")
@@ -140,11 +135,11 @@ def _start(run: _Run, step: Step, selector: selectors.BaseSelector) -> None:
         os.set_blocking(worker.process.stdout.fileno(), False)
         selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
     worker.step, worker.out, worker.started = step, None, time.monotonic()
-    inputs = {name: str(locate(given, store=run.store, source=run.root)) for name, given in step.inputs.items()}
-    request = {"key": step.key, "kind": step.kind, "params": step.params, "inputs": inputs, "label": step.label}
+    inputs = {name: str(locate(given, store=run.store, sources=run.sources)) for name, given in step.inputs.items()}
+    request = {"key": step.key, "kind": step.kind(), "params": step.params, "inputs": inputs, "label": step.label}
     run.report.step_started(step)
     assert worker.process.stdin is not None
-    worker.process.stdin.write(json.dumps(request, default=dict).encode() + b"\n")
+    worker.process.stdin.write(json.dumps(request).encode() + b"\n")
     worker.process.stdin.flush()
 
 

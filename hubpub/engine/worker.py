@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from hubpub import errors
 from hubpub.engine.store import Store
-from hubpub.steps import registry
+from hubpub.steps import KINDS
 
 
 def main(root: str) -> None:
@@ -54,9 +54,8 @@ def _make(store: Store, request: Mapping[str, Any], answers: BinaryIO) -> None:
     reset_peak_memory()
     started = time.monotonic()
     try:
-        module = registry.load(request["kind"])
-        inputs = {name: Path(path) for name, path in request["inputs"].items()}
-        measurements = module.run(request["params"], inputs, out)
+        step = KINDS[request["kind"]](**request["params"])
+        measurements = step.run({name: Path(path) for name, path in request["inputs"].items()}, out)
     except BaseException:
         store.discard(out)
         raise

@@ -40,11 +40,14 @@ class Settings(BaseModel):
     formats: tuple[Delivery, ...] = Field(
         ("packages", "compiled", "zip"), min_length=1, description="Formats that are published."
     )
-    verify: Literal["numeric", "weights", "off"] | None = Field(
-        None, description="Gate before archives are made; by default numeric where torch is installed, else weights."
+    verify: Literal["numeric", "full", "weights", "off"] | None = Field(
+        None,
+        description="Check before archives are made: numeric runs every component at a small latent against the "
+        "source, full at the published size, weights reads every weight back. By default numeric where torch, "
+        "diffusers and transformers are installed, else weights.",
     )
     floor: Mapping[str, float] = Field(
-        default_factory=dict, description="Lowest accepted PSNR in dB by component, for verify = numeric."
+        default_factory=dict, description="Lowest accepted PSNR in dB by component, for verify = numeric or full."
     )
     latent_height: int | None = Field(
         None, gt=0, description="Latent height (image height / 8 for SD); by default the UNet's sample_size."

@@ -13,7 +13,8 @@ from typing import Any
 
 from hubpub.release.release import variant_of
 
-STEPS = ("export", "plain", "fill", "readback", "reference", "verify", "compile")
+# of this version, then of manifests before 0.2
+STEPS = ("weights", "package", "readback", "measure", "compile", "export", "plain", "fill", "verify")
 MAX_TEXT = 300  # characters of one value; a command may have ten times as many
 MAX_FILES, MAX_COMPONENTS, MAX_TENSORS = 4000, 24, 1500
 # Decibels beyond this say "the same" (200 stands for exact) and would flatten a chart.

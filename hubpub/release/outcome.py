@@ -10,7 +10,8 @@ from typing import Any
 from hubpub import __version__
 from hubpub.engine.store import Entry
 from hubpub.plan.names import IMAGES, Artifact
-from hubpub.plan.planner import Plan, PlannedComponent, licence_text
+from hubpub.plan.plan import Plan, PlannedComponent
+from hubpub.plan.planner import licence_text
 from hubpub.plan.variant import MINIMUM_OS, SPEC_VERSIONS
 from hubpub.release.release import MANIFEST_FORMAT, variant_of
 from hubpub.sources.metadata import Facts
@@ -27,7 +28,6 @@ class Outcome:
 
     plan: Plan
     facts: Facts
-    snapshot: Snapshot
     artifacts: tuple[Artifact, ...]
     entries: Mapping[str, Entry]  # step key → what the store holds
     made: frozenset[str] = frozenset()  # keys of the steps that this run made itself
@@ -51,7 +51,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
         "repo_id": plan.destination,
         "architecture": plan.architecture.name,
         "title": plan.architecture.title,
-        "source": _source(outcome.snapshot),
+        "source": _source(outcome.plan.snapshot),
         "settings": {
             "attention": [variant.attention for variant in plan.variants],
             "bits": config.bits,
@@ -73,7 +73,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
             {"path": artifact.path_in_repo, "size": artifact.size, "sha256": artifact.sha256}
             for artifact in sorted(outcome.artifacts, key=lambda artifact: artifact.path_in_repo)
         ],
-        "components": {_name(planned): _component(planned, outcome) for planned in plan.components},
+        "components": {planned.name: _component(planned, outcome) for planned in plan.components},
         "pictures": _pictures(outcome),
         "command": command(outcome),
         "run": dict(outcome.run),
@@ -83,12 +83,12 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
 def command(outcome: Outcome) -> str:
     """The command that makes this release again."""
     config = outcome.plan.config
-    source = outcome.snapshot.source
+    source = outcome.plan.snapshot.source
     words = ["hubpub", "publish", source.location if source.kind != "folder" else f"./{source.name.rpartition('/')[2]}"]
     if source.kind == "git":
         words[2] = f"git+{words[2]}"
     words += ["--to", outcome.plan.destination]
-    commit = outcome.snapshot.commit
+    commit = outcome.plan.snapshot.commit
     if commit and source.kind != "folder":
         words += ["--revision", commit]
     defaults = {name: info.default for name, info in type(config).model_fields.items()}
@@ -130,7 +130,7 @@ def _source(snapshot: Snapshot) -> dict[str, Any]:
 
 def _card(outcome: Outcome) -> dict[str, Any]:
     """The data of the card's front matter."""
-    config, facts, source = outcome.plan.config, outcome.facts, outcome.snapshot.source
+    config, facts, source = outcome.plan.config, outcome.facts, outcome.plan.snapshot.source
     data: dict[str, Any] = {"license": config.license or facts.card.get("license")}
     if data["license"] == "other":
         data["license_name"] = licence_text(config, facts)
@@ -166,32 +166,28 @@ def _variants(artifacts: Iterable[Artifact]) -> dict[str, Any]:
     return dict(sorted(variants.items()))
 
 
-def _name(planned: PlannedComponent) -> str:
-    return planned.component.name + (f"/{planned.attention}" if planned.attention else "")
-
-
 def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
     """What is known of one component: bits, bytes, the measurements of its steps, and what each step took."""
     entries = outcome.entries
-    fill = outcome.plan.step(planned.fill)
+    weights = outcome.plan.step(planned.weights)
     steps = {
-        "export": planned.export,
-        "plain": planned.plain,
-        "fill": planned.fill,
+        "weights": planned.weights,
+        "package": planned.package,
         "readback": planned.readback,
-        "verify": planned.verify,
+        "measure": planned.measure,
         "compile": planned.compile,
     }
+    compiled = entries[planned.compile].measurements if planned.compile else None
     return {
-        "coreml_name": planned.component.coreml_name,
-        "bits": fill.params["bits"] if fill.params["palettizes"] else 16,
-        "size": entries[planned.fill].size,
-        "conversion": _conversion(planned, outcome),
-        "weights": _without(entries[planned.fill].measurements),
-        "verification": _verification(planned, entries),
-        "compiler": entries[planned.compile].measurements["compiler"] if planned.compile else None,
-        "compiler_version": entries[planned.compile].measurements["compiler_version"] if planned.compile else None,
-        "unverified_forms": entries[planned.compile].measurements["unverified"] if planned.compile else [],
+        "coreml_name": planned.component.resource,
+        "bits": weights.params["bits"],
+        "size": entries[planned.package].size,
+        "program": _without(entries[planned.package].measurements),
+        "weights": _without(entries[planned.weights].measurements),
+        "verification": _verification(planned, outcome),
+        "compiler": compiled["compiler"] if compiled else None,
+        "compiler_version": compiled["compiler_version"] if compiled else None,
+        "unverified_forms": compiled["unverified"] if compiled else [],
         "steps": {
             name: {"seconds": entries[key].seconds, "peak_memory": entries[key].measurements.get("peak_memory")}
             for name, key in steps.items()
@@ -200,33 +196,27 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _conversion(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
-    """How the network became a program: from a proven `graph`, or the `plain` way, and why that."""
-    if planned.plain is None:
-        return {"kind": "graph"}
-    return {"kind": "plain", **_without(outcome.entries[planned.plain].measurements)}
-
-
 def _pictures(outcome: Outcome) -> list[dict[str, Any]]:
     """The pictures that were drawn: prompt and settings, paths in the repo, PSNR against the source's."""
-    if outcome.plan.sampled is None:
+    if outcome.plan.sample is None:
         return []
-    drawn = outcome.entries[outcome.plan.sampled].measurements["pictures"]
+    drawn = outcome.entries[outcome.plan.sample].measurements["pictures"]
     return [
         {**picture, "source": f"{IMAGES}/{picture['source']}", "release": f"{IMAGES}/{picture['release']}"}
         for picture in drawn
     ]
 
 
-def _verification(planned: PlannedComponent, entries: Mapping[str, Entry]) -> dict[str, Any]:
-    """What the gates found: `kind` is that of the strongest one that the component has passed."""
-    key = planned.verify or planned.readback
+def _verification(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
+    """What the gates measured; `kind` is that of the strongest one that the component has passed."""
+    key = planned.measure or planned.readback
     if key is None:
         return {"kind": "not verified"}
-    found = {"kind": "numeric" if planned.verify else "weights", **_without(entries[key].measurements)}
-    if planned.verify and planned.readback:
-        found["weights"] = _without(entries[planned.readback].measurements)
-    return found
+    kind = outcome.plan.verify if planned.measure else "weights"
+    verification = {"kind": kind, **_without(outcome.entries[key].measurements)}
+    if planned.measure and planned.readback:
+        verification["weights"] = _without(outcome.entries[planned.readback].measurements)
+    return verification
 
 
 def _without(measurements: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,25 +10,35 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-KIND = "archive"
-VERSION = 1
+from hubpub.steps.step import Step
 
 _BLOCK = 1 << 22
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
-    """Write `out/archive.zip` with one top folder `params["stem"]`; inputs: name in that folder → file or folder."""
-    stem = params["stem"]
-    size = 0
-    with zipfile.ZipFile(out / "archive.zip", "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        members = sorted(_members(inputs))
-        for name, path in members:
-            size += _store(archive, f"{stem}/{name}", path)
-    return {"files": len(members), "bytes": size}
+@dataclass(frozen=True, kw_only=True)
+class Archive(Step):
+    """Write `out/archive.zip` with one top folder `stem`; inputs: name in that folder → file or folder."""
+
+    VERSION: ClassVar[int] = 1
+
+    stem: str
+
+    @property
+    def label(self) -> str:
+        return f"archive {self.stem}"
+
+    def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+        size = 0
+        with zipfile.ZipFile(out / "archive.zip", "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            members = sorted(_members(inputs))
+            for name, path in members:
+                size += _store(archive, f"{self.stem}/{name}", path)
+        return {"files": len(members), "bytes": size}
 
 
 def _members(inputs: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:

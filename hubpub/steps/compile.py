@@ -8,31 +8,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from hubpub.coreml.compiler import compile_bundle
+from hubpub.steps.step import Step
 
-KIND = "compile"
-VERSION = 1
+BUNDLE = "model.mlmodelc"
 
 
-def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
-    """Compile `inputs["package"]` into `out/model.mlmodelc` with `params["compiler"]`, as `params["stem"]`.
+@dataclass(frozen=True, kw_only=True)
+class Compile(Step):
+    """Compile `inputs["package"]` into `out/model.mlmodelc`.
 
     The weights are hard links where the file system has them: finished steps are never edited.
     """
-    start = time.perf_counter()
-    result = compile_bundle(
-        inputs["package"],
-        out / "model.mlmodelc",
-        stem=params["stem"],
-        compiler=params["compiler"],
-        link_weights=True,
-    )
-    return {
-        "compiler": result.compiler,
-        "compiler_version": result.version,
-        "unverified": list(result.unverified),
-        "seconds": round(time.perf_counter() - start, 3),
-    }
+
+    VERSION: ClassVar[int] = 1
+
+    component: str
+    attention: str | None
+    stem: str
+    compiler: Literal["apple", "portable"]
+    by: str  # the bundle names who wrote it, so another version of hubpub writes other bytes
+
+    @property
+    def label(self) -> str:
+        return f"compile {self.component}" + (f" {self.attention}" if self.attention else "")
+
+    def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+        start = time.perf_counter()
+        result = compile_bundle(
+            inputs["package"], out / BUNDLE, stem=self.stem, compiler=self.compiler, link_weights=True
+        )
+        return {
+            "compiler": result.compiler,
+            "compiler_version": result.version,
+            "unverified": list(result.unverified),
+            "seconds": round(time.perf_counter() - start, 3),
+        }

@@ -7,52 +7,66 @@ For people who want to see what a width costs before they fetch it. Names end in
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from PIL import Image
+from hubpub.steps.step import Step
 
-from hubpub.runtime import pictures
-from hubpub.runtime.model import load
-from hubpub.runtime.pictures import Painter, Request
-
-KIND = "sample"
-VERSION = 1
-
-_PARTS = ("text_encoder", "unet", "vae_decoder")
+PARTS = ("text_encoder", "unet", "vae_decoder")
 
 
-def run(params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Sample(Step):
     """Write `out/<prompt>_source.png` and `out/<prompt>_<bits>bit.png` for every prompt.
 
-    params: `requests` (prompt, negative, seed, steps, guidance of each), `bits`,
-    `scheduler`, `scheduler_config`, `scaling_factor`. inputs: the packages `text_encoder`,
-    `unet`, `vae_decoder`; `source` (the diffusers folder). Measures the PSNR of each pair in dB.
+    inputs: the packages `text_encoder`, `unet`, `vae_decoder`; `source` (the diffusers
+    folder). Measures the PSNR of each pair in dB.
     """
-    parts = {name: load(inputs[name], precision="fp16") for name in _PARTS}
-    length = parts["text_encoder"].inputs[0].shape[1]
-    painter = Painter(
-        **parts,
-        tokenizer=pictures.read_tokenizer(inputs["source"] / "tokenizer", length=length),
-        scheduler_config=params["scheduler_config"],
-        scheduler_class=params["scheduler"],
-        scaling_factor=params["scaling_factor"],
-    )
-    requests = [Request(**given) for given in params["requests"]]
-    drawn = [pictures.draw(painter, request) for request in requests]
-    for part in parts.values():
-        part.close()
-    drawn_pairs = []
-    for number, (request, picture) in enumerate(zip(requests, drawn, strict=True)):
-        reference = pictures.draw_with_diffusers(inputs["source"], request)
-        stem = slug(request.prompt, number)
-        names = {"source": f"{stem}_source.png", "release": f"{stem}_{params['bits']}bit.png"}
-        Image.fromarray(reference).save(out / names["source"], optimize=True)
-        Image.fromarray(picture).save(out / names["release"], optimize=True)
-        psnr = round(pictures.picture_psnr(reference, picture), 2)
-        drawn_pairs.append({**vars(request), **names, "psnr": psnr})
-    return {"pictures": drawn_pairs}
+
+    VERSION: ClassVar[int] = 1
+    NEEDS: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers")
+
+    requests: Sequence[Mapping[str, Any]]  # prompt, negative, seed, steps, guidance of each
+    bits: int
+    scheduler: str
+    scheduler_config: Mapping[str, Any]
+    scaling_factor: float
+
+    @property
+    def label(self) -> str:
+        return f"draw {len(self.requests)} pictures"
+
+    def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+        from PIL import Image
+
+        from hubpub.runtime import pictures
+        from hubpub.runtime.model import load
+
+        parts = {name: load(inputs[name], precision="fp16") for name in PARTS}
+        length = parts["text_encoder"].inputs[0].shape[1]
+        painter = pictures.Painter(
+            **parts,
+            tokenizer=pictures.read_tokenizer(inputs["source"] / "tokenizer", length=length),
+            scheduler_config=self.scheduler_config,
+            scheduler_class=self.scheduler,
+            scaling_factor=self.scaling_factor,
+        )
+        requests = [pictures.Request(**request) for request in self.requests]
+        drawn = [pictures.draw(painter, request) for request in requests]
+        for part in parts.values():
+            part.close()
+        pairs = []
+        for number, (request, picture) in enumerate(zip(requests, drawn, strict=True)):
+            reference = pictures.draw_with_diffusers(inputs["source"], request)
+            stem = slug(request.prompt, number)
+            names = {"source": f"{stem}_source.png", "release": f"{stem}_{self.bits}bit.png"}
+            Image.fromarray(reference).save(out / names["source"], optimize=True)
+            Image.fromarray(picture).save(out / names["release"], optimize=True)
+            psnr = round(pictures.picture_psnr(reference, picture), 2)
+            pairs.append({**vars(request), **names, "psnr": psnr})
+        return {"pictures": pairs}
 
 
 def slug(prompt: str, number: int) -> str:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hubpub.checkpoints.weights import open_weights
+from hubpub.checkpoints import open_checkpoint
 from hubpub.engine.runner import execute
 from hubpub.engine.store import Entry, sha256
 from hubpub.plan.config import effective
@@ -23,8 +23,10 @@ from hubpub.release.outcome import Outcome, manifest
 from hubpub.release.release import Release, merge
 from hubpub.remote.destinations import Receipt, send
 from hubpub.remote.destinations.folder import FolderDestination
-from hubpub.steps.step import FromSource, FromStep, Step
-from hubpub.verbs.session import Prepared, Session, flags, preflight, prepare, replanned
+from hubpub.plan.plan import Plan
+from hubpub.steps import FromSource, FromStep, Step, Weights
+from hubpub.verbs.preparation import Prepared, flags, preflight, prepare
+from hubpub.verbs.session import Session
 
 
 def convert(
@@ -60,33 +62,24 @@ def convert(
 def make(prepared: Prepared, session: Session, *, out: Path | None = None) -> Outcome:
     """Execute a plan; what the store has is not made again."""
     preflight(prepared, session, out=out)
-    graphs = _build_graphs(prepared, session)
-    proven, prepared = prepared, replanned(prepared, session.store)
-    if prepared.plan != proven.plan:
-        preflight(prepared, session, out=out)
-    for planned in prepared.plan.components:
-        if planned.plain:
-            session.report.warn(f"{prepared.plan.step(planned.plain).label}.")
-    plan, store = prepared.plan, session.store
-    missing = prepared.missing(store)
-    folder = prepared.opened.folder(plan.source_files(missing), session.report.transfer)
-    _open_weights(missing, folder)
+    plan = prepared.plan
+    missing = prepared.missing(session.store)
+    folders = prepared.folders(missing, session.report.transfer)
+    _open_weights(missing, folders)
     entries = execute(
         plan.steps,
-        store=store,
-        source=folder,
+        store=session.store,
+        sources=folders,
         jobs=session.jobs,
         memory=session.memory,
         report=session.report,
-        done=graphs,
     )
     return Outcome(
         plan=plan,
         facts=prepared.facts,
-        snapshot=prepared.snapshot,
-        artifacts=tuple(_artifacts(prepared, entries, folder)),
+        artifacts=tuple(_artifacts(plan, entries, folders)),
         entries=entries,
-        made=frozenset(step.key for step in missing) | graphs.keys(),
+        made=frozenset(step.key for step in missing),
         run=run_facts(),
     )
 
@@ -112,24 +105,12 @@ def write(outcome: Outcome, out: Path, session: Session) -> Receipt:
     return send(destination, made, base=base, progress=session.report.transfer)
 
 
-def _build_graphs(prepared: Prepared, session: Session) -> dict[str, Entry]:
-    """Export what is neither shipped nor in the store, before anything else: what comes after depends on the proofs."""
-    return execute(
-        [step for step in prepared.missing(session.store) if step.kind == "export" and step.heavy],
-        store=session.store,
-        source=None,
-        jobs=session.jobs,
-        memory=session.memory,
-        report=session.report,
-    )
-
-
-def _open_weights(missing: Iterable[Step], folder: Path) -> None:
+def _open_weights(missing: Iterable[Step], folders: Mapping[str, Path]) -> None:
     """Look into every weight file that will be read: what is damaged or unsafe is found before minutes of work."""
     for step in missing:
         source = step.inputs.get("source")
-        if step.kind in ("fill", "plain") and isinstance(source, FromSource):
-            open_weights([folder / source.path / name for name in step.params["weights"]]).close()
+        if isinstance(step, Weights) and isinstance(source, FromSource):
+            open_checkpoint(step.checkpoint, folders[source.source] / source.path).close()
 
 
 def run_facts() -> dict[str, Any]:
@@ -156,20 +137,20 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield package, version(package)
 
 
-def _artifacts(prepared: Prepared, entries: Mapping[str, Entry], folder: Path) -> Iterator[Artifact]:
-    for target in prepared.plan.targets:
-        if isinstance(target.given, FromStep):
-            entry = entries[target.given.key]
-            for relative, file in entry.under(target.given.path):
+def _artifacts(plan: Plan, entries: Mapping[str, Entry], folders: Mapping[str, Path]) -> Iterator[Artifact]:
+    for target in plan.targets:
+        if isinstance(target.content, FromStep):
+            entry = entries[target.content.key]
+            for relative, file in entry.under(target.content.path):
                 path = f"{target.path_in_repo}/{relative}" if relative else target.path_in_repo
                 yield Artifact(path_in_repo=path, path=entry.payload / file.path, size=file.size, sha256=file.sha256)
         else:
-            here = folder / target.given.path
+            here = folders[target.content.source] / target.content.path
             yield Artifact(path_in_repo=target.path_in_repo, path=here, size=here.stat().st_size, sha256=sha256(here))
 
 
 def _message(outcome: Outcome) -> str:
-    plan, snapshot = outcome.plan, outcome.snapshot
+    plan, snapshot = outcome.plan, outcome.plan.snapshot
     names = ", ".join(variant.attention for variant in plan.variants)
     commit = f"@{snapshot.commit[:12]}" if snapshot.commit else ""
     return f"{snapshot.source.name}{commit} as Core ML: {names}, {plan.config.bits}-bit"

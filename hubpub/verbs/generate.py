@@ -18,9 +18,12 @@ from hubpub.remote.cache import Memory
 from hubpub.runtime import pictures
 from hubpub.runtime.pictures import Painter, Pixels, Request
 from hubpub.sources.metadata import MODEL_INDEX
-from hubpub.steps.step import FromStep
+from hubpub.steps import FromStep
+from hubpub.steps.package import PACKAGE
+from hubpub.steps.sample import PARTS
 from hubpub.verbs.convert import make
-from hubpub.verbs.session import Session, prepare
+from hubpub.verbs.preparation import prepare
+from hubpub.verbs.session import Session
 
 COMPARED: tuple[int, ...] = (16, 8, 6, 4)
 _TOKENIZER = ("vocab.json", "merges.txt")
@@ -67,7 +70,8 @@ def compare(
         settings = {"source": source, "bits": width, "attention": ["original"], "formats": ["packages"]}
         prepared = prepare(effective({}, {**settings, "verify": "weights", "license": "unknown"}), session, owner=None)
         outcome = make(prepared, session)
-        root = prepared.opened.folder(prepared.opened.paths(), session.report.transfer)
+        opened = prepared.opened["model"]
+        root = opened.folder(opened.paths(), session.report.transfer)
         if reference is None:
             session.report.line("  drawing with the source in PyTorch")
             reference = drawings["PyTorch"] = pictures.draw_with_diffusers(root, request)
@@ -87,9 +91,11 @@ def _painter_of(outcome: Outcome, root: Path, session: Session, device: str) -> 
 
     parts = {}
     for planned in outcome.plan.components:
-        if planned.component.name in ("text_encoder", "unet", "vae_decoder"):
-            given = FromStep(key=planned.fill, path="model.mlpackage")
-            parts[planned.component.name] = runtime.load(locate(given, store=session.store, source=None), device=device)
+        if planned.component.name in PARTS:
+            package = FromStep(key=planned.package, path=PACKAGE)
+            parts[planned.component.name] = runtime.load(
+                locate(package, store=session.store, sources={}), device=device
+            )
     facts = outcome.facts
     return Painter(
         **parts,

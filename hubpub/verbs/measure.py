@@ -16,29 +16,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hubpub.architectures import Component, check_components, component_of_output
 from hubpub.coreml.package import read_model
 from hubpub.coreml.survey import survey
 from hubpub.engine.store import sha256
 from hubpub.errors import ConfigError, ParityTooLow, ToolMissing
 from hubpub.plan.config import effective
 from hubpub.plan.names import check_repo_id
-from hubpub.plan.planner import FLOORS
-from hubpub.steps.step import FromSource, Step
+from hubpub.steps import FromSource, Reference
 from hubpub.verbs import fetch
-from hubpub.verbs.session import Prepared, Session, prepare
+from hubpub.verbs.preparation import Prepared, prepare
+from hubpub.verbs.session import Session
 
 if TYPE_CHECKING:
-    from hubpub.steps.verify import Arrays
-
-# A component is known by one of its outputs.
-_COMPONENT: Final = {
-    "noise_pred": "unet",
-    "last_hidden_state": "text_encoder",
-    "image": "vae_decoder",
-    "latent": "vae_encoder",
-    "concept_scores": "safety_checker",
-}
-
+    from hubpub.steps.reference import Arrays
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -65,7 +56,7 @@ class Measured:
 class _Package:
     path: Path
     names: tuple[str, ...]
-    component: str
+    component: Component
     bits: int
 
 
@@ -78,9 +69,7 @@ def measure(
     there is no package of Stable Diffusion, ToolMissing without torch.
     """
     _check_tools()
-    unknown = sorted(floors.keys() - set(_COMPONENT.values()))
-    if unknown:
-        raise ConfigError(f"There is no component {unknown[0]}.", hint=f"There are {', '.join(_COMPONENT.values())}.")
+    check_components(floors)
     folder = Path(target)
     if folder.is_dir():
         return tuple(_measure_folder(folder, source, session, floors))
@@ -132,36 +121,36 @@ def _measure_folder(folder: Path, source: str, session: Session, floors: Mapping
             hint="Compiled models cannot be run without Core ML; fetch a variant that ends in /packages.",
         )
     prepared, references = _references(source, session)
-    for component in dict.fromkeys(package.component for package in packages):
-        same = [package for package in packages if package.component == component]
+    for component in dict.fromkeys(package.component.name for package in packages):
+        same = [package for package in packages if package.component.name == component]
         if component not in references:
             raise ConfigError(f"The source {source} has no {component}; {same[0].names[0]} is one.")
         yield from _measure_component(same, references[component], prepared, session, floors.get(component))
 
 
 def _measure_component(
-    packages: list[_Package], step: Step, prepared: Prepared, session: Session, floor: float | None
+    packages: list[_Package], step: Reference, prepared: Prepared, session: Session, floor: float | None
 ) -> Iterator[Measured]:
     """Each package against the source, then those of one width against each other."""
     from hubpub.runtime.measure import psnr
-    from hubpub.steps.verify import answers, lowest
+    from hubpub.steps.measure import answers, lowest
 
     given = step.inputs["source"]
     assert isinstance(given, FromSource)
-    folder = prepared.opened.folder(prepared.plan.source_files([step]), session.report.transfer) / given.path
+    folder = prepared.folders([step], session.report.transfer)[given.source] / given.path
     expected: dict[tuple[Any, ...], tuple[Arrays, Arrays]] = {}  # by interface: sizes and batches may differ
     made: list[tuple[_Package, tuple[Any, ...], Arrays]] = []
     for package in packages:
         session.report.line(f"  running {package.names[0]}")
         interface = _interface(package.path)
         if interface not in expected:
-            expected[interface] = _reference(step, folder, package.path)
+            expected[interface] = step.answers(read_model(package.path), folder)
         arrays, reference = expected[interface]
         outputs = answers(package.path, arrays, reference, precision="fp16")
-        usual = FLOORS.get(package.bits)
+        usual = package.component.floors.get(package.bits)
         found = Measured(
             packages=package.names,
-            component=package.component,
+            component=package.component.name,
             bits=package.bits,
             against="the source",
             psnr=lowest({name: psnr(values, outputs[name]) for name, values in reference.items()}),
@@ -175,22 +164,11 @@ def _measure_component(
         made.append((package, interface, outputs))
 
 
-def _reference(step: Step, source: Path, package: Path) -> tuple[Arrays, Arrays]:
-    """Inputs, and what the source's own module answers."""
-    from hubpub.steps import reference
-    from hubpub.steps.verify import read_reference
-
-    with tempfile.TemporaryDirectory(prefix="hubpub-reference-") as temporary:
-        reference.run(step.params, {"source": source, "package": package}, Path(temporary))
-        return read_reference(Path(temporary) / reference.FILE)
-
-
-def _references(source: str, session: Session) -> tuple[Prepared, dict[str, Step]]:
+def _references(source: str, session: Session) -> tuple[Prepared, dict[str, Reference]]:
     """The plan that would convert the source, and of it the steps that run the source's own modules."""
     settings = {"source": source, "bits": 16, "attention": ["original"], "formats": ["packages"]}
-    prepared = prepare(effective({}, {**settings, "verify": "numeric", "license": "unknown"}), session, owner=None)
-    steps = {step.params["component"]: step for step in prepared.plan.steps if step.kind == "reference"}
-    return prepared, steps
+    prepared = prepare(effective({}, {**settings, "verify": "full", "license": "unknown"}), session, owner=None)
+    return prepared, {step.component: step for step in prepared.plan.steps if isinstance(step, Reference)}
 
 
 def _packages(folder: Path) -> Iterator[_Package]:
@@ -201,7 +179,8 @@ def _packages(folder: Path) -> Iterator[_Package]:
         same.setdefault(tuple(digests), []).append(path)
     for paths in same.values():
         model = read_model(paths[0])
-        component = next((_COMPONENT[out.name] for out in model.description.output if out.name in _COMPONENT), None)
+        components = (component_of_output(output.name) for output in model.description.output)
+        component = next((one for one in components if one is not None), None)
         if component is not None:
             stored = {kind for counts in survey(model.mlProgram).functions.values() for kind in counts.storage}
             widths = [int(found[1]) for kind in stored if (found := re.search(r"Palettized \((\d+) bits?\)", kind))]

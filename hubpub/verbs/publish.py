@@ -19,7 +19,8 @@ from hubpub.remote.destinations.hub import HubDestination
 from hubpub.remote.hub import Account, is_content
 from hubpub.verbs.audit import check_release
 from hubpub.verbs.convert import make, release
-from hubpub.verbs.session import Prepared, Session, flags, prepare
+from hubpub.verbs.preparation import Prepared, flags, prepare
+from hubpub.verbs.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +64,6 @@ class Published:
         """Whether the repo already holds this release."""
         return self.receipt.nothing_to_do
 
-    @property
-    def plain(self) -> dict[str, str]:
-        """Components that were converted the plain way, and why."""
-        components = (self.manifest or {}).get("components", {})
-        conversions = {name: component.get("conversion", {}) for name, component in components.items()}
-        return {name: str(one["reason"]) for name, one in conversions.items() if one.get("kind") == "plain"}
-
     def to_json(self) -> dict[str, Any]:
         """The receipt for programs."""
         receipt = self.receipt
@@ -85,7 +79,6 @@ class Published:
             "sent_bytes": receipt.sent_bytes,
             "counts": dict(receipt.operations),
             "steps_to_do": list(self.steps_to_do),
-            "plain": self.plain,
             "operations": [
                 {"action": operation.action, "path": operation.path, "bytes": operation.size}
                 for operation in changes(self.operations)
@@ -289,7 +282,7 @@ def _foreseen(prepared: Prepared, base: RemoteState, delivery: Delivery, session
     operations = []
     for target in plan.targets:
         there = any(path == target.path_in_repo or path.startswith(target.path_in_repo + "/") for path in present)
-        size = sizes.get(getattr(target.given, "key", ""), 0)
+        size = sizes.get(getattr(target.content, "key", ""), 0)
         operations.append(Operation(action="changed" if there else "new", path=target.path_in_repo, size=size))
     texts = (CARD, MANIFEST, SIGNATURE) if delivery.sign else (CARD, MANIFEST)
     operations += [Operation(action="changed" if name in present else "new", path=name, size=0) for name in texts]

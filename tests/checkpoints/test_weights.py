@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubpub.checkpoints import rounding
-from hubpub.checkpoints.weights import canonical, choose, ignored_names, match_names, open_weights
+from hubpub.checkpoints.names import canonical, ignored_names, match_names
+from hubpub.checkpoints.selection import choose
+from hubpub.checkpoints.weights import open_weights
 from hubpub.errors import BadWeights, UnsafeWeights
 from tests.support.sources import FAMILIES, Layout, components, make_source, tensors
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hubpub.checkpoints.weights import canonical, choose, open_weights
+from hubpub.checkpoints.names import canonical
+from hubpub.checkpoints.selection import choose
+from hubpub.checkpoints.weights import open_weights
 from tests.support.sources import FAMILIES, Component, Layout, components, make_source, tensor, write_tokenizer
 
 # Parameters of the real models, as their cards and papers give them (in millions).

@@ -1,0 +1,242 @@
+"""measure: a component's packages are run, and their numbers compared with those of the source's own module.
+
+The step `reference` has run the source's module in fp32 on realistic inputs. The same
+inputs go to the 16-bit program with all floats kept in fp32, which shows whether the
+program computes what the source computes (floor_program); to the same at fp16, which
+shows what half precision costs (floor_fp16); and to the published width at fp16, which
+is what apps get (floor). Each is measured as Apple's converter measures its own output,
+in dB of PSNR, and the worst output decides.
+
+The programs are written for a small latent over the very weight files that are published,
+and the published program must be the small one but for sizes (coreml/structure.py). At the
+published size itself (`--verify full`) they are one and the same.
+
+Memory: one run at a time; weights are expanded one layer at a time. Only when a floor is
+missed are the runs repeated to see which layers lose most.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hubpub.errors import BadPackage, ParityTooLow
+from hubpub.networks import Size
+from hubpub.steps.package import write_package
+from hubpub.steps.reference import FILE, read_reference
+from hubpub.steps.step import Step
+
+if TYPE_CHECKING:
+    import torch
+
+    from hubpub.runtime.model import Model
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+Precision = Literal["fp16", "fp32"]
+
+_SAMPLES = 256  # elements kept of each intermediate value
+_WORST = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure(Step):
+    """Compare one variant of a component with the source; writes nothing but the measurements.
+
+    inputs: `package` (the published one), `weights` and `weights16` (what the step weights
+    wrote at the published width and at 16 bits), `expected` (what the step reference wrote).
+    Measurements: `psnr`, `psnr_fp16` and `psnr_graph` in dB, each output's, the size in
+    latent pixels, the inputs' seed. Raises ParityTooLow with the numbers and the layers that
+    lose most, also where anything is NaN or infinite, and BadPackage where the published
+    program is not the measured one but for sizes.
+    """
+
+    VERSION: ClassVar[int] = 1
+    NEEDS: ClassVar[tuple[str, ...]] = ("torch",)
+
+    family: str
+    component: str
+    config: Mapping[str, Any]  # the network's config as plain JSON
+    attention: str | None
+    height: int  # of the latent at which it is measured
+    width: int
+    batch: int
+    target: str
+    bits: int
+    floor: float | None  # dB of the published width; None: measure only
+    floor_fp16: float
+    floor_program: float
+
+    @property
+    def label(self) -> str:
+        return f"verify {self.component}" + (f" {self.attention}" if self.attention else "")
+
+    def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+        from hubpub.runtime.samples import SEED
+
+        arrays, expected = read_reference(inputs["expected"] / FILE)
+        with tempfile.TemporaryDirectory(dir=out.parent) as folder:  # beside the weights, so that they can be linked
+            full = self._small(Path(folder) / "16.mlpackage", inputs["weights16"])
+            package = full if self.bits == 16 else self._small(Path(folder) / "small.mlpackage", inputs["weights"])
+            self._check_structure(inputs["package"], package)
+            found = {
+                "graph": _measure(full, arrays, expected, precision="fp32"),
+                "fp16": _measure(full, arrays, expected, precision="fp16"),
+            }
+            same = self.bits == 16
+            found["package"] = found["fp16"] if same else _measure(package, arrays, expected, precision="fp16")
+            floors = {"graph": self.floor_program, "fp16": self.floor_fp16, "package": self.floor}
+            for which, numbers in found.items():
+                least, floor = lowest(numbers), floors[which]
+                if math.isnan(least) or (floor is not None and least < floor):
+                    path = package if which == "package" else full
+                    raise self._too_low(which, least, floor, path=path, full=full, arrays=arrays)
+        values = {which: lowest(numbers) for which, numbers in found.items()}
+        summary = f"{values['fp16']:.1f} dB at fp16, {values['graph']:.1f} dB in fp32"
+        if not same:
+            summary = f"{values['package']:.1f} dB at {self.bits} bits, {summary}"
+        return {
+            "summary": summary,
+            "psnr": _rounded(values["package"]),
+            "psnr_fp16": _rounded(values["fp16"]),
+            "psnr_graph": _rounded(values["graph"]),
+            "outputs": {name: _rounded(value) for name, value in found["package"].items()},
+            "floor": self.floor,
+            "floor_fp16": self.floor_fp16,
+            "floor_graph": self.floor_program,
+            "latent": [self.height, self.width],
+            "seed": SEED,
+        }
+
+    def _small(self, package: Path, weights: Path) -> Path:
+        """The component's program at the size that is measured, over a weight file."""
+        size = Size(height=self.height, width=self.width, batch=self.batch)
+        program = (self.family, self.component, self.config, self.attention, size)
+        write_package(package, weights=weights, program=program, target=self.target, metadata={})
+        return package
+
+    def _check_structure(self, published: Path, small: Path) -> None:
+        """The published program is the small one but for sizes; and coremltools infers the types that it declares."""
+        from hubpub.coreml.package import read_model
+        from hubpub.coreml.structure import differences
+
+        model = read_model(published)
+        wrong = differences(model, read_model(small))
+        if not wrong and find_spec("coremltools"):
+            from hubpub.coreml.reading import independent_types
+
+            wrong = independent_types(model)
+        if wrong:
+            raise BadPackage(
+                f"The published program of {self.component} is not the one that was measured: {wrong[0]}.",
+                hint="This is a fault of hubpub; please report it.",
+            )
+
+    def _too_low(
+        self,
+        which: str,
+        least: float,
+        floor: float | None,
+        *,
+        path: Path,
+        full: Path,
+        arrays: Mapping[str, Array],
+    ) -> ParityTooLow:
+        kind = {"graph": "in fp32", "fp16": "at fp16", "package": f"with {self.bits}-bit weights"}[which]
+        layers, broken = _layers(path, full, arrays)
+        lost = ", ".join(f"{name} ({kind} {before:.0f} → {after:.0f} dB)" for name, kind, before, after in layers)
+        if math.isnan(least):
+            first = f", first in {broken}" if broken else ""
+            sentence = f"The {self.component} {kind} gives NaN or infinity{first}."
+        else:
+            sentence = f"The {self.component} {kind} is {least:.1f} dB from the source's own; the floor is {floor:g} dB."
+        return ParityTooLow(
+            f"{sentence} Most is lost in {lost}." if lost else sentence,
+            hint="More bits help a palettized component; NaN or infinity means that fp16 is too narrow for this "
+            "model. A floor can be lowered with --floor COMPONENT=DB.",
+            measured=None if math.isnan(least) else least,
+            floor=floor,
+        )
+
+
+def _measure(
+    package: Path, arrays: Mapping[str, Array], expected: Mapping[str, Array], *, precision: Precision
+) -> dict[str, float]:
+    """PSNR of every expected output of a package."""
+    from hubpub.runtime.measure import psnr
+
+    measured = answers(package, arrays, expected, precision=precision)
+    return {name: psnr(values, measured[name]) for name, values in expected.items()}
+
+
+def answers(package: Path, arrays: Mapping[str, Array], names: Iterable[str], *, precision: Precision) -> Arrays:
+    """What a package gives for inputs: the outputs of these names. Raises BadPackage where one is missing."""
+    from hubpub.runtime.model import load
+
+    with load(package, precision=precision) as model:
+        measured = model.predict(arrays)
+    missing = [name for name in names if name not in measured]
+    if missing:
+        raise BadPackage(f"{package.name} has no output {missing[0]}.", hint="It was not converted for these apps.")
+    return {name: measured[name] for name in names}
+
+
+def lowest(numbers: Mapping[str, float]) -> float:
+    """The lowest of them; NaN where one is."""
+    values = list(numbers.values())
+    return math.nan if any(map(math.isnan, values)) else min(values)
+
+
+def _rounded(value: float) -> float:
+    return round(min(value, 200.0), 2)  # exact: as many decibels as JSON and readers bear
+
+
+def _layers(
+    path: Path, full: Path, arrays: Mapping[str, Array]
+) -> tuple[list[tuple[str, str, float, float]], str | None]:
+    """(layer, operation, dB of its worst input, dB of its result) where most is lost; the first that is not finite."""
+    from hubpub.runtime.measure import psnr
+    from hubpub.runtime.model import load
+
+    with load(full, precision="fp32") as model:
+        expected = _sampled(model, arrays)
+    with load(path, precision="fp16") as model:
+        measured = _sampled(model, arrays)
+        operations = model.operations()
+    finite = {name: bool(np.isfinite(values).all()) for name, values in measured.items()}
+    broken = next((name for name, good in finite.items() if not good and np.isfinite(expected[name]).all()), None)
+    levels = {
+        name: psnr(expected[name], values)
+        for name, values in measured.items()
+        if name in expected and expected[name].shape == values.shape and values.size
+    }
+    losses = []
+    for name, kind, used in operations:
+        before = min((levels[one] for one in used if one in levels and not math.isnan(levels[one])), default=100.0)
+        after = levels.get(name, math.nan)
+        if not math.isnan(after):
+            losses.append((name, kind, min(before, 100.0), after))
+    losses.sort(key=lambda loss: loss[3] - loss[2])
+    return [loss for loss in losses[:_WORST] if loss[2] - loss[3] > 1], broken
+
+
+def _sampled(model: Model, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """A few elements of every float value that the model makes on the way."""
+    kept: dict[str, Array] = {}
+
+    def watch(name: str, value: torch.Tensor) -> None:
+        if value.is_floating_point():
+            flat = value.reshape(-1)
+            step = max(1, flat.numel() // _SAMPLES)
+            kept[name] = flat[::step][:_SAMPLES].float().numpy().copy()
+
+    model.predict(arrays, watch=watch)
+    return kept
