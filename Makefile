@@ -39,9 +39,10 @@ bench: setup  # everything at full size: about an hour on a quiet machine, 30 GB
 	test -e $(BENCH)/sd15/model_index.json || $(BIN)/python benchmarks/make_source.py sd15 $(BENCH)/sd15
 	$(BIN)/python benchmarks/main_job.py $(BENCH)/sd15 $(BENCH)/main --verify off
 	$(BIN)/python benchmarks/main_job.py $(BENCH)/sd15 $(BENCH)/main --verify weights
+	$(BIN)/python benchmarks/main_job.py $(BENCH)/sd15 $(BENCH)/main --verify numeric
 	$(BIN)/python benchmarks/palettize.py --coremltools
 	$(BIN)/python benchmarks/compile.py
-	$(BIN)/python benchmarks/growth.py $(BENCH)/growth
+	$(BIN)/python benchmarks/steps.py $(BENCH)/sd15 $(BENCH)/steps
 	$(BIN)/python benchmarks/finetunes.py $(BENCH)/tunes --true 2
 
 setup: $(STAMP)

@@ -1,8 +1,7 @@
 """How the cost grows with fine-tunes of one architecture: python benchmarks/finetunes.py WORK [--count 1 …] [--true N].
 
-Toy sources of one architecture that is not shipped, each with weights of its own, are
-listed in one hubpub.toml and published by one command into an empty store: the graphs are
-built for the first. With --true, so many sources of Stable Diffusion 1.5's size as well,
+Toy sources of one architecture, each with weights of its own, are listed in one hubpub.toml
+and published by one command into an empty store. With --true, so many sources of Stable Diffusion 1.5's size as well,
 one attention, archives left out (2.7 GB of disk for each, and as much again for its release).
 """
 

@@ -1,9 +1,8 @@
 """The main job, timed: publish a source to the embedded Hub, publish it again and at another width, fetch a variant.
 
-    python benchmarks/main_job.py SOURCE WORK [--verify weights] [--attention original …] [--keep-graphs]
+    python benchmarks/main_job.py SOURCE WORK [--verify weights] [--attention original …]
 
-Each run starts with an empty store (with --keep-graphs, one that holds the graphs alone, as
-for a second fine-tune of one architecture). The embedded Hub runs in this process, and
+Each run starts with an empty store. The embedded Hub runs in this process, and
 memory is that of hubpub's processes: a user publishes to huggingface.co. Prints Markdown.
 """
 
@@ -22,8 +21,8 @@ from measuring import Run, hubpub, limits, machine, memory, run
 from hubpub.localhub import LocalHub, running
 
 REPO = "me/coreml-bench-palettized"
-# What a worker imports before it fills and palettizes.
-IMPORTS = "import hubpub.steps.fill, hubpub.palettize"
+# What a worker imports before it writes weights and palettizes.
+IMPORTS = "import hubpub.steps, hubpub.palettize"
 
 
 def main() -> None:
@@ -33,14 +32,9 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--verify", default="weights")
     parser.add_argument("--attention", action="append", default=[])
-    parser.add_argument("--keep-graphs", action="store_true")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
-    if arguments.keep_graphs:
-        keep_graphs(work / "store")
-    else:
-        shutil.rmtree(work / "store", ignore_errors=True)
-    for name in ("hub", "hf", "models"):
+    for name in ("store", "hub", "hf", "models"):
         shutil.rmtree(work / name, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     print(f"{machine()}\n")
@@ -54,7 +48,9 @@ def main() -> None:
         report("fetch again", ["fetch", REPO], work, hub)
         published = keys(work / "store")
         report("publish at 8 bits, same store", [*publish, "--to", f"{REPO}-8", "--bits", "8"], work, hub)
-        row("import what fills and palettizes", run(["-c", IMPORTS], folder=work))
+        other = ["--latent-height", "96", "--latent-width", "64", "--deployment-target", "macOS14"]
+        report("publish at 96×64 for macOS 14, same store", [*publish, "--to", f"{REPO}-tall", *other], work, hub)
+        row("import what writes and palettizes weights", run(["-c", IMPORTS], folder=work))
         own = next(memory(os.getpid()))
         print(f"\n{first['counts']['new']} files in the release; the Hub's own process: {own / 1e6:.0f} MB\n")
     steps(work / "store", published)
@@ -86,13 +82,6 @@ def entries(store: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def keys(store: Path) -> set[str]:
     """The keys of all finished steps."""
     return {str(entry["key"]) for _, entry in entries(store)}
-
-
-def keep_graphs(store: Path) -> None:
-    """Remove every step but the graphs."""
-    for folder, entry in list(entries(store)):
-        if entry["kind"] != "export":
-            shutil.rmtree(folder)
 
 
 def steps(store: Path, published: set[str]) -> None:

@@ -1,186 +1,421 @@
-"""The numeric gate: what is right passes, what is wrong is caught, whatever went wrong."""
+"""The numeric gate: right programs pass; each planted fault is caught, and of each it is known whether reading the
+weights back would have caught it, too."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hubpub.coreml.program import main_block
 
-from hubpub.coreml.package import read_model
-from hubpub.errors import ParityTooLow
-from hubpub.graph import Graph, Reference, constants, main_block
-from tests.support.sources import make_source
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.weight_file import BlobReader
+from hubpub.coreml.weight_index import FILE, WEIGHT_FILE
+from hubpub.errors import BadPackage, HubpubError, ParityTooLow
+from hubpub.networks import Size
+from hubpub.steps import package as package_step
+from tests.support.component_bench import SMALL, Bench
 
 pytest.importorskip("torch", reason="the gate runs components with torch")
-pytest.importorskip("coremltools", reason="graphs of toy configurations are built with coremltools")
+pytest.importorskip("diffusers", reason="the gate compares with diffusers' modules")
 
 pytestmark = pytest.mark.slow
 
-FLOORS = {"floor": 25.0, "floor_fp16": 35.0, "floor_graph": 60.0}
+FULL = Size(height=64, width=40, batch=2)
 
 
-class Bench:
-    """One component of a toy source: its graph, and its weights in packages of any kind."""
+class Gate(Bench):
+    """A bench whose right weights and reference are made once."""
 
     def __init__(self, root: Path, component: str) -> None:
-        from hubpub import architectures
-        from hubpub.steps import export, reference
+        super().__init__(root, component)
+        self.sixteen, self.six = self.weights(16), self.weights(6)
+        self.expected = self.reference()
+        self.attention = "split_einsum_v2" if "attention" in self.component.knobs else None
 
-        self.root, self.component = root, component
-        source = make_source(root / "source", "sd15")
-        configs = {path.parent.name: json.loads(path.read_text()) for path in source.glob("*/config.json")}
-        part = architectures.detect(json.loads((source / "model_index.json").read_text()), configs).component(component)
-        self.source = source / part.folder
-        self.weights = [path.name for path in self.source.iterdir() if path.suffix == ".safetensors"]
-        params = architectures.export_params(
-            part, configs, attention="split_einsum_v2", latent=None, batch=2, target="macOS13"
-        )
-        self.graph = self._folder("graph")
-        export.run(params, {}, self.graph)
-        self.full = self.filled(self.graph, 16)
-        self.expected = self._folder("expected")
-        scheduler = json.loads((source / "scheduler" / "scheduler_config.json").read_text())
-        given = {"component": component, "config": configs[part.folder], "weights": self.weights}
-        reference.run(
-            {**given, "scheduler": scheduler, "scaling_factor": 0.18215},
-            {"source": self.source, "package": self.full},
-            self.expected,
+    def verdict(self, six: Path | None = None, sixteen: Path | None = None, bits: int = 6) -> dict[str, Any]:
+        """What the gate says of these weights (or the right ones), with the programs as they are written now."""
+        six, sixteen = six or self.six, sixteen or self.sixteen
+        return self.measure(
+            package=self.package(six, attention=self.attention, size=FULL),
+            weights=six,
+            weights16=sixteen,
+            expected=self.expected,
+            bits=bits,
+            attention=self.attention,
         )
 
-    def filled(self, graph: Path, bits: int) -> Path:
-        """A package of that width from a graph."""
-        from hubpub.steps import fill
-
-        out = self._folder("package")
-        params = {
-            "component": self.component,
-            "bits": bits,
-            "palettizes": True,
-            "weights": self.weights,
-            "metadata": {},
-        }
-        fill.run(params, {"graph": graph, "source": self.source}, out)
-        return out / "model.mlpackage"
-
-    def changed(self, change: Callable[[Graph], int]) -> Path:
-        """A graph in which `change` has changed something (it says how much)."""
-        graph = Graph.load(self.graph)
-        assert change(graph), "nothing was changed"
-        out = self._folder("changed")
-        graph.save(out)
+    def changed(self, weights: Path, change: Callable[[dict[str, Any], Path], None]) -> Path:
+        """A copy of weights in whose index or file `change` has changed something."""
+        out = self.folder()
+        index = json.loads((weights / FILE).read_text())
+        (out / WEIGHT_FILE).write_bytes((weights / WEIGHT_FILE).read_bytes())
+        before = json.dumps(index), (out / WEIGHT_FILE).read_bytes()
+        change(index, out / WEIGHT_FILE)
+        assert (json.dumps(index), (out / WEIGHT_FILE).read_bytes()) != before, "nothing was changed"
+        (out / FILE).write_text(json.dumps(index))
         return out
 
-    def verify(self, package: Path, full: Path, bits: int = 6) -> dict[str, Any]:
-        """The gate's verdict."""
-        from hubpub.steps import verify
 
-        inputs = {"package": package, "full": full, "expected": self.expected}
-        return verify.run({"component": self.component, "bits": bits, **FLOORS}, inputs, self._folder("out"))
+@pytest.fixture(scope="module")
+def gates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Gate]:
+    made: dict[str, Gate] = {}
 
-    def read_back(self, package: Path, bits: int) -> dict[str, Any]:
-        """The other gate's."""
-        from hubpub.steps import readback
+    def gate(component: str) -> Gate:
+        if component not in made:
+            made[component] = Gate(tmp_path_factory.mktemp(component), component)
+        return made[component]
 
-        params = {"component": self.component, "bits": bits, "weights": self.weights}
-        inputs = {"package": package, "graph": self.graph, "source": self.source}
-        return readback.run(params, inputs, self._folder("out"))
-
-    def _folder(self, name: str) -> Path:
-        folder = self.root / f"{name}{len(list(self.root.iterdir()))}"
-        folder.mkdir()
-        return folder
+    return gate
 
 
-@pytest.fixture(scope="module", params=["text_encoder", "unet"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp(request.param), request.param)
-
-
-def test_what_is_right_passes(bench: Bench) -> None:
-    measured = bench.verify(bench.filled(bench.graph, 6), bench.full)
-    assert measured["psnr_graph"] > 90
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_decoder", "vae_encoder", "safety_checker"])
+def test_right_programs_pass(gates: Callable[[str], Gate], component: str) -> None:
+    gate = gates(component)
+    measured = gate.verdict()
+    assert measured["psnr_graph"] > 80
     assert measured["psnr_fp16"] > 55
-    assert 25 < measured["psnr"] < measured["psnr_fp16"]
-    assert f"{measured['psnr']:.1f} dB at 6 bits" in measured["summary"]
+    assert measured["latent"] == [32, 32]
+    if gate.component.palettizes:
+        assert 25 < measured["psnr"] < measured["psnr_fp16"]
+        assert f"{measured['psnr']:.1f} dB at 6 bits" in measured["summary"]
 
 
-def test_fewer_bits_are_worse(bench: Bench) -> None:
-    eight = bench.verify(bench.filled(bench.graph, 8), bench.full, 8)["psnr"]
-    six = bench.verify(bench.filled(bench.graph, 6), bench.full)["psnr"]
+def test_fewer_bits_are_worse(gates: Callable[[str], Gate]) -> None:
+    gate = gates("unet")
+    eight = gate.verdict(gate.weights(8), bits=8)["psnr"]
+    six = gate.verdict()["psnr"]
     assert eight > six + 6
     with pytest.raises(ParityTooLow, match="with 2-bit weights"):
-        bench.verify(bench.filled(bench.graph, 2), bench.full, 2)
+        gate.verdict(gate.weights(2), bits=2)
 
 
-def test_a_damaged_weight_is_caught(bench: Bench) -> None:
-    """Reading back finds any damage; running finds what matters, such as a table whose entries have moved."""
-    package = bench.filled(bench.graph, 6)
-    weights = package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
-    tables = [
-        operation.attributes["lut"].blobFileValue.offset + 64
-        for operation in main_block(read_model(package)).operations
-        if operation.type == "constexpr_lut_to_dense"
-    ]
-    data = np.fromfile(weights, np.uint8)
-    for start in tables[len(tables) // 2 :][:3]:
-        data[start : start + 128] = np.roll(data[start : start + 128], 64)
-    data.tofile(weights)
+# -- faults in the program -------------------------------------------------------------------------------------
+
+Change = Callable[[schema.Block], int]
+
+
+def _operations(block: schema.Block, kind: str) -> Iterator[schema.Operation]:
+    return (operation for operation in block.operations if operation.type == kind)
+
+
+def _constants(block: schema.Block) -> dict[str, schema.Value]:
+    return {operation.outputs[0].name: operation.attributes["val"] for operation in _operations(block, "const")}
+
+
+def _argument(operation: schema.Operation, name: str) -> str:
+    return str(operation.inputs[name].arguments[0].name)
+
+
+def _literal(block: schema.Block, name: str, old: str, values: dict[str, Any]) -> str:
+    """A new constant like `old` with other values."""
+    [template] = [operation for operation in _operations(block, "const") if operation.outputs[0].name == old]
+    made = schema.Operation()
+    made.CopyFrom(template)
+    made.outputs[0].name = name
+    made.attributes["name"].immediateValue.tensor.strings.values[0] = name
+    tensor = made.attributes["val"].immediateValue.tensor
+    for field, content in values.items():
+        target = getattr(tensor, field)
+        if field == "bytes":
+            target.values = content
+        else:
+            target.values[:] = content
+    block.operations.insert(0, made)
+    return name
+
+
+def _turn_softmax(block: schema.Block) -> int:
+    constants = _constants(block)
+    for number, operation in enumerate(list(_operations(block, "softmax"))):
+        old = _argument(operation, "axis")
+        axis = constants[old].immediateValue.tensor.ints.values[0]
+        other = {-1: -2, 1: 3, 3: 2}[axis]
+        operation.inputs["axis"].arguments[0].name = _literal(block, f"turned_{number}", old, {"ints": [other]})
+    return 1
+
+
+def _other_scale(kinds: tuple[str, ...], factor: float) -> Change:
+    """Multiply the scalar of the first operations of these kinds."""
+
+    def change(block: schema.Block) -> int:
+        constants = _constants(block)
+        changed = 0
+        for operation in list(block.operations):
+            if operation.type in kinds and changed < 3:
+                old = _argument(operation, "y")
+                tensor = constants[old].immediateValue.tensor if old in constants else None
+                if tensor is None or tensor.WhichOneof("value") != "bytes" or len(tensor.bytes.values) != 2:
+                    continue
+                value = np.frombuffer(tensor.bytes.values, np.float16) * np.float16(factor)
+                content = value.astype(np.float16).tobytes()
+                operation.inputs["y"].arguments[0].name = _literal(block, f"scaled_{changed}", old, {"bytes": content})
+                changed += 1
+        return changed
+
+    return change
+
+
+def _swap_arguments(kind: str, first: str, second: str) -> Change:
+    def change(block: schema.Block) -> int:
+        changed = 0
+        for operation in _operations(block, kind):
+            one, two = operation.inputs[first].arguments[0], operation.inputs[second].arguments[0]
+            one.name, two.name = two.name, one.name
+            changed += 1
+        return changed
+
+    return change
+
+
+def _bypass(kind: str, *, only: int | None = None) -> Change:
+    """Let the users of an operation's result use its input instead: the operation is missing."""
+
+    def change(block: schema.Block) -> int:
+        targets = [operation for operation in _operations(block, kind)]
+        targets = [o for o in targets if "x" in o.inputs][: only or len(targets)]
+        names = {operation.outputs[0].name: _argument(operation, "x") for operation in targets}
+        for operation in block.operations:
+            for given in operation.inputs.values():
+                for binding in given.arguments:
+                    while binding.name in names and operation.outputs[0].name != binding.name:
+                        binding.name = names[binding.name]
+        return len(names)
+
+    return change
+
+
+def _reverse_concat(block: schema.Block) -> int:
+    """The halves of the time embedding (or any two values of one shape) the other way round."""
+    for operation in _operations(block, "concat"):
+        values = operation.inputs["values"].arguments
+        if len(values) == 2:
+            values[0].name, values[1].name = values[1].name, values[0].name
+            return 1
+    return 0
+
+
+def _another_activation(block: schema.Block) -> int:
+    """SiLU where there was GELU, ReLU where there was SiLU or a sigmoid."""
+    changed = 0
+    for operation in block.operations:
+        if operation.type == "gelu":
+            operation.type = "silu"
+            del operation.inputs["mode"]
+            changed += 1
+        elif operation.type in ("silu", "sigmoid") and changed < 1:
+            operation.type = "relu"
+            changed += 1
+    return changed
+
+
+def _drop_last_piece(block: schema.Block) -> int:
+    """The last query piece of every attention repeats the one before it."""
+    changed = 0
+    for operation in _operations(block, "concat"):
+        values = operation.inputs["values"].arguments
+        if len(values) == 2 and "einsum" in values[0].name:
+            values[1].name = values[0].name
+            changed += 1
+    return changed
+
+
+def _no_mask(block: schema.Block) -> int:
+    """The causal mask of the text encoder is not added."""
+    names = {}
+    for operation in _operations(block, "add"):
+        if "mask" in _argument(operation, "y"):
+            names[operation.outputs[0].name] = _argument(operation, "x")
+    for operation in block.operations:
+        for given in operation.inputs.values():
+            for binding in given.arguments:
+                binding.name = names.get(binding.name, binding.name)
+    return len(names)
+
+
+def _other_epsilon(block: schema.Block) -> int:
+    """Group norms with an epsilon of 0.05: add(variance, epsilon) before sqrt."""
+    constants = _constants(block)
+    roots = {_argument(operation, "x") for operation in _operations(block, "sqrt")}
+    changed = 0
+    for operation in list(_operations(block, "add")):
+        if operation.outputs[0].name in roots:
+            old = _argument(operation, "y")
+            assert old in constants
+            content = np.float16(0.05).tobytes()
+            operation.inputs["y"].arguments[0].name = _literal(block, f"epsilon_{changed}", old, {"bytes": content})
+            changed += 1
+    return changed
+
+
+PROGRAM_FAULTS: dict[str, tuple[str, Change]] = {
+    "softmax over another axis (unet)": ("unet", _turn_softmax),
+    "softmax over another axis (text encoder)": ("text_encoder", _turn_softmax),
+    "attention scores not scaled (unet)": ("unet", _other_scale(("mul",), 4.0)),
+    "attention scores not scaled (text encoder)": ("text_encoder", _other_scale(("mul",), 4.0)),
+    "cosines before sines in the time embedding": ("unet", _reverse_concat),
+    "another activation (unet)": ("unet", _another_activation),
+    "another activation (text encoder)": ("text_encoder", _another_activation),
+    "a missing activation (vae decoder)": ("vae_decoder", _bypass("silu", only=1)),
+    "the last query piece dropped": ("unet", _drop_last_piece),
+    "group norms with another epsilon (unet)": ("unet", _other_epsilon),
+    "group norms with another epsilon (vae encoder)": ("vae_encoder", _other_epsilon),
+    "no causal mask": ("text_encoder", _no_mask),
+}
+
+
+@pytest.mark.parametrize("fault", PROGRAM_FAULTS)
+def test_a_fault_in_the_program_is_caught(
+    gates: Callable[[str], Gate], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading weights back would miss all of these: the weights are right."""
+    component, change = PROGRAM_FAULTS[fault]
+    gate = gates(component)
+    write = package_step.write
+
+    def faulty(*arguments: Any, **options: Any) -> schema.Model:
+        model = write(*arguments, **options)
+        assert change(main_block(model)), "nothing was changed"
+        return model
+
+    monkeypatch.setattr(package_step, "write", faulty)
+    gate.readback(gate.package(gate.six, attention=gate.attention, size=FULL), bits=6)
+    with pytest.raises((ParityTooLow, BadPackage)) as caught:
+        gate.verdict()
+    if isinstance(caught.value, ParityTooLow) and caught.value.measured is not None:
+        assert caught.value.measured < 58, "far below the floor, so that catching it does not depend on luck"
+
+
+@pytest.mark.parametrize("change", [_turn_softmax, _other_epsilon, _drop_last_piece], ids=lambda one: one.__name__)
+def test_a_fault_in_the_published_program_alone_is_caught(
+    gates: Callable[[str], Gate], change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The small program that runs is right; the large one that is published is not the same but for sizes."""
+    gate = gates("unet")
+    write = package_step.write
+
+    def faulty(*arguments: Any, **options: Any) -> schema.Model:
+        model = write(*arguments, **options)
+        assert change(main_block(model)), "nothing was changed"
+        return model
+
+    with monkeypatch.context() as wrong:
+        wrong.setattr(package_step, "write", faulty)
+        published = gate.package(gate.six, attention=gate.attention, size=FULL)
+    with pytest.raises(BadPackage, match="is not the one that was measured"):
+        gate.measure(
+            package=published,
+            weights=gate.six,
+            weights16=gate.sixteen,
+            expected=gate.expected,
+            attention=gate.attention,
+        )
+
+
+# -- faults in the weights -------------------------------------------------------------------------------------
+
+
+def _swap(first: str, second: str) -> Callable[[dict[str, Any], Path], None]:
+    """Exchange the places of all tensors whose names differ in this part alone, where their shapes are the same."""
+
+    def change(index: dict[str, Any], file: Path) -> None:
+        tensors = index["tensors"]
+        for name in [name for name in tensors if first in name]:
+            other = name.replace(first, second)
+            if other in tensors and tensors[other]["shape"] == tensors[name]["shape"]:
+                tensors[name], tensors[other] = tensors[other], tensors[name]
+
+    return change
+
+
+def _edit(part: str, edit: Callable[[Any], Any], *, only: int = 1) -> Callable[[dict[str, Any], Path], None]:
+    """Change the 16-bit values of the first tensors whose name contains `part`."""
+
+    def change(index: dict[str, Any], file: Path) -> None:
+        reader = BlobReader(file)
+        content = bytearray(file.read_bytes())
+        edited = 0
+        for name, entry in index["tensors"].items():
+            if part in name and "offset" in entry and edited < only:
+                _, size, start = reader.record(entry["offset"])
+                values = np.frombuffer(bytes(content[start : start + size]), np.float16).reshape(entry["shape"])
+                content[start : start + size] = np.ascontiguousarray(edit(values), np.float16).tobytes()
+                edited += 1
+        reader.close()
+        file.write_bytes(content)
+
+    return change
+
+
+def _transposed(values: Any) -> Any:
+    rows, columns = values.shape[:2]
+    assert rows == columns, "only a square matrix can be transposed unseen"
+    return values.swapaxes(0, 1)
+
+
+WEIGHT_FAULTS: dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]] = {
+    "queries and keys exchanged (unet)": ("unet", _swap("attn1.to_q", "attn1.to_k")),
+    "queries and keys exchanged (text encoder)": ("text_encoder", _swap("q_proj", "k_proj")),
+    "two convolutions of one shape exchanged": ("vae_decoder", _swap("mid_block.resnets.0", "mid_block.resnets.1")),
+    "one transposed linear": ("text_encoder", _edit("out_proj.weight", _transposed)),
+    "a missing bias": ("unet", _edit("conv_in.bias", np.zeros_like)),
+    "a norm without its scale": ("vae_encoder", _edit("conv_norm_out.weight", np.ones_like)),
+    "half of a tensor of zeros": ("safety_checker", _edit("visual_projection.weight", lambda v: v * (v > 0))),
+}
+
+
+@pytest.mark.parametrize("fault", WEIGHT_FAULTS)
+def test_a_fault_in_the_weights_is_caught_by_both(gates: Callable[[str], Gate], fault: str) -> None:
+    component, change = WEIGHT_FAULTS[fault]
+    gate = gates(component)
+    sixteen = gate.changed(gate.sixteen, change)
+    six = gate.six
+    with pytest.raises(HubpubError):
+        gate.readback(gate.package(sixteen, attention=gate.attention, size=SMALL), bits=16)
+    with pytest.raises(ParityTooLow, match="in fp32"):
+        gate.verdict(six, sixteen)
+
+
+def test_a_damaged_table_is_caught_by_both(gates: Callable[[str], Gate]) -> None:
+    gate = gates("unet")
+
+    def roll(index: dict[str, Any], file: Path) -> None:
+        tables = [entry["lut"] + 64 for entry in index["tensors"].values() if "lut" in entry]
+        data = np.fromfile(file, np.uint8)
+        for start in tables[len(tables) // 2 :][:3]:
+            data[start : start + 128] = np.roll(data[start : start + 128], 64)
+        data.tofile(file)
+
+    six = gate.changed(gate.six, roll)
     with pytest.raises(ParityTooLow, match="6-bit weights") as caught:
-        bench.verify(package, bench.full)
+        gate.verdict(six)
     assert "Most is lost in" in caught.value.message
     with pytest.raises(ParityTooLow, match="too far from its source"):
-        bench.read_back(package, 6)
+        gate.readback(gate.package(six, attention=gate.attention), bits=6)
 
 
-def test_a_single_flipped_bit_of_a_full_package_is_caught(bench: Bench) -> None:
-    package = bench.filled(bench.graph, 16)
-    bench.read_back(package, 16)
-    weights = package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
-    data = np.fromfile(weights, np.uint8)
-    data[128 + len(data) // 2 // 64 * 64 + 1] ^= 1
-    data.tofile(weights)
+def test_a_single_flipped_bit_is_caught_by_reading_back(gates: Callable[[str], Gate]) -> None:
+    gate = gates("unet")
+    gate.readback(gate.package(gate.sixteen), bits=16)
+
+    def flip(index: dict[str, Any], file: Path) -> None:
+        data = np.fromfile(file, np.uint8)
+        place = index["tensors"]["mid_block.resnets.0.conv1.weight"]["offset"] + 64 + 1000
+        data[place] ^= 1
+        data.tofile(file)
+
     with pytest.raises(ParityTooLow, match="is not the source's tensor"):
-        bench.read_back(package, 16)
+        gate.readback(gate.package(gate.changed(gate.sixteen, flip)), bits=16)
 
 
-def _swap_queries_and_keys(graph: Graph) -> int:
-    names = [("to_q.", "to_k."), ("q_proj.", "k_proj.")]
-    count = 0
-    for operation in constants(main_block(graph.model)):
-        value = operation.attributes["val"]
-        if value.WhichOneof("value") != "blobFileValue":
-            continue
-        tensor = Reference.parse(value.blobFileValue.fileName).tensor
-        if "attn2" in tensor:  # queries and keys of cross-attention differ in shape
-            continue
-        for query, key in names:
-            if query in tensor or key in tensor:
-                turned = tensor.replace(query, "\0").replace(key, query).replace("\0", key)
-                value.blobFileValue.fileName = str(Reference(tensor=turned))
-                count += 1
-    return count
-
-
-def _turn_softmax(graph: Graph) -> int:
-    block = main_block(graph.model)
-    axes = {operation.inputs["axis"].arguments[0].name for operation in block.operations if operation.type == "softmax"}
-    count = 0
-    for operation in constants(block):
-        if operation.outputs[0].name in axes:
-            values = operation.attributes["val"].immediateValue.tensor.ints.values
-            values[0] = {-1: -2, 1: 3, 3: 2}[values[0]]
-            count += 1
-    return count
-
-
-@pytest.mark.parametrize("change", [_swap_queries_and_keys, _turn_softmax])
-def test_a_wrong_network_is_caught(bench: Bench, change: Callable[[Graph], int]) -> None:
-    graph = bench.changed(change)
-    with pytest.raises(ParityTooLow, match="in fp32") as caught:
-        bench.verify(bench.filled(graph, 6), bench.filled(graph, 16))
-    assert caught.value.measured is not None
-    assert caught.value.measured < 40, "far below the floor, so that the floor is no matter of luck"
+def test_packages_over_different_files_are_caught_by_reading_back(gates: Callable[[str], Gate]) -> None:
+    gate = gates("unet")
+    first, second = (gate.package(gate.six, attention=one) for one in ("original", "split_einsum_v2"))
+    gate.readback(first, second, bits=6)
+    swapped = gate.changed(gate.six, _swap("attn1.to_q", "attn1.to_k"))
+    with pytest.raises(BadPackage, match="is not where the other packages have it"):
+        gate.readback(first, gate.package(swapped, attention="split_einsum_v2"), bits=6)

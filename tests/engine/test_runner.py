@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -12,14 +13,14 @@ from hubpub.engine.progress import Quiet
 from hubpub.engine.runner import execute
 from hubpub.engine.store import Entry, Store
 from hubpub.errors import StepFailed
-from hubpub.steps.step import FromSource, FromStep, Step
+from hubpub.steps import Archive, FromSource, FromStep, Step
 
 
 class Recorder(Quiet):
-    """Remembers what was told."""
+    """Remembers what was reported."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
 
         self.started: list[tuple[str, ...]] = []  # what ran, each time that a step had been started
         self.running: list[str] = []
@@ -29,15 +30,44 @@ class Recorder(Quiet):
         self.started.append(tuple(self.running))
 
     def step_cached(self, step: Step, entry: Entry) -> None:
-        self.told.append(("cached", step.label))
+        self.events.append(("cached", step.label))
 
     def step_done(self, step: Step, entry: Entry) -> None:
         self.running.remove(step.label)
-        self.told.append(("done", step.label))
+        self.events.append(("done", step.label))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Archive):
+    """An archive whose label is its stem."""
+
+    @property
+    def label(self) -> str:
+        return self.stem
+
+    @classmethod
+    def kind(cls) -> str:
+        return Archive.kind()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heavy(Named):
+    """One that is scheduled as if it ran torch."""
+
+    NEEDS: ClassVar[tuple[str, ...]] = ("zipfile",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Named):
+    """One whose parameters do not reach the worker."""
+
+    @property
+    def params(self) -> dict[str, Any]:  # type: ignore[override]
+        return {}
 
 
 def _archive(label: str, **inputs: FromSource | FromStep) -> Step:
-    return Step(kind="archive", version=1, params={"stem": label}, inputs=inputs, label=label)
+    return Named(stem=label, inputs=inputs)
 
 
 @pytest.fixture
@@ -57,14 +87,14 @@ def _chain(source: Path) -> list[Step]:
 
 def _run(steps: list[Step], store: Store, source: Path) -> tuple[dict[str, Entry], list[tuple[str, str]]]:
     report = Recorder()
-    return execute(steps, store=store, source=source, jobs=2, memory=1 << 30, report=report), report.told
+    return execute(steps, store=store, sources={"model": source}, jobs=2, memory=1 << 30, report=report), report.events
 
 
 def test_steps_run_in_order_and_once(tmp_path: Path, source: Path) -> None:
     store = Store(tmp_path / "store")
     steps = _chain(source)
-    entries, told = _run(steps, store, source)
-    assert told == [("done", "first"), ("done", "second")]
+    entries, events = _run(steps, store, source)
+    assert events == [("done", "first"), ("done", "second")]
     entry = entries[steps[1].key]
     with zipfile.ZipFile(entry.payload / "archive.zip") as outer:
         assert outer.namelist() == ["second/inner"]
@@ -83,9 +113,8 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, source: Path) -> None:
 
 def test_a_failure_has_a_sentence_and_leaves_nothing(tmp_path: Path, source: Path) -> None:
     store = Store(tmp_path / "store")
-    broken = _archive("broken", models=FromSource(path="models", files={"a.bin": "sha256:1"}))
-    broken = Step(**{**vars(broken), "params": {}, "label": "broken"})  # no stem
-    with pytest.raises(StepFailed, match="broken failed: KeyError"):
+    broken = Broken(stem="broken", inputs={"models": FromSource(path="models", files={"a.bin": "sha256:1"})})
+    with pytest.raises(StepFailed, match="broken failed: TypeError"):
         _run([broken], store, source)
     assert store.get(broken.key) is None
     assert list((store.root / "work").iterdir()) == []
@@ -94,11 +123,11 @@ def test_a_failure_has_a_sentence_and_leaves_nothing(tmp_path: Path, source: Pat
 def test_what_was_done_before_a_failure_is_kept(tmp_path: Path, source: Path) -> None:
     store = Store(tmp_path / "store")
     first, second = _chain(source)
-    broken = Step(**{**{k: v for k, v in vars(second).items() if k != "key"}, "params": {}})
+    broken = Broken(stem="second", inputs=second.inputs)
     with pytest.raises(StepFailed):
         _run([first, broken], store, source)
-    entries, told = _run([first, second], store, source)
-    assert told == [("cached", "first"), ("done", "second")]
+    entries, events = _run([first, second], store, source)
+    assert events == [("cached", "first"), ("done", "second")]
     assert len(entries) == 2
 
 
@@ -110,47 +139,44 @@ def test_the_archive_is_the_same_twice(tmp_path: Path, source: Path) -> None:
 
 
 def _side_by_side(
-    folder: Path, source: Path, *, jobs: int, memory: int = 1 << 30, **steps: Mapping[str, object]
+    folder: Path, source: Path, *, jobs: int, memory: int = 1 << 30, **steps: tuple[type[Named], int]
 ) -> set[tuple[str, ...]]:
     """What ran at the same time when these steps, which need nothing of each other, were all to be done."""
     models = FromSource(path="models", files={"a.bin": "sha256:1"})
-    plan = [
-        Step(kind="archive", version=1, params={"stem": label}, inputs={"models": models}, label=label, **fields)  # type: ignore[arg-type]
-        for label, fields in steps.items()
-    ]
+    plan = [kind(stem=label, inputs={"models": models}, memory=memory_) for label, (kind, memory_) in steps.items()]
     report = Recorder()
-    execute(plan, store=Store(folder / "store"), source=source, jobs=jobs, memory=memory, report=report)
-    assert sorted(label for _, label in report.told) == sorted(steps)
+    execute(plan, store=Store(folder / "store"), sources={"model": source}, jobs=jobs, memory=memory, report=report)
+    assert sorted(label for _, label in report.events) == sorted(steps)
     return set(report.started)
 
 
 def test_one_heavy_step_at_a_time_and_light_ones_beside_it(tmp_path: Path, source: Path) -> None:
-    heavy = {"needs": ("zipfile",)}
-    seen = _side_by_side(tmp_path, source, jobs=4, one=heavy, two=heavy, light={}, three=heavy)
+    heavy, light = (Heavy, 0), (Named, 0)
+    seen = _side_by_side(tmp_path, source, jobs=4, one=heavy, two=heavy, light=light, three=heavy)
     assert ("one", "light") in seen
     assert not [labels for labels in seen if len({"one", "two", "three"} & set(labels)) > 1]
 
 
 def test_a_heavy_step_does_not_wait_behind_light_ones(tmp_path: Path, source: Path) -> None:
-    seen = _side_by_side(tmp_path, source, jobs=2, one={}, two={}, heavy={"needs": ("zipfile",)})
+    seen = _side_by_side(tmp_path, source, jobs=2, one=(Named, 0), two=(Named, 0), heavy=(Heavy, 0))
     assert ("heavy",) in seen
 
 
 def test_steps_side_by_side_fit_into_the_memory(tmp_path: Path, source: Path) -> None:
-    half = {"memory": 600 << 20}
+    half = (Named, 600 << 20)
     assert ("one", "two") in _side_by_side(tmp_path / "enough", source, jobs=4, memory=1200 << 20, one=half, two=half)
     tight = _side_by_side(
-        tmp_path / "tight", source, jobs=4, memory=1000 << 20, one=half, two=half, small={"memory": 1 << 20}
+        tmp_path / "tight", source, jobs=4, memory=1000 << 20, one=half, two=half, small=(Named, 1 << 20)
     )
     assert ("one", "small") in tight
     assert not [labels for labels in tight if {"one", "two"} <= set(labels)]
 
 
 def test_a_step_larger_than_the_memory_runs_alone(tmp_path: Path, source: Path) -> None:
-    seen = _side_by_side(tmp_path, source, jobs=2, memory=1 << 20, large={"memory": 2 << 20}, small={"memory": 1 << 19})
+    seen = _side_by_side(tmp_path, source, jobs=2, memory=1 << 20, large=(Named, 2 << 20), small=(Named, 1 << 19))
     assert seen == {("large",), ("small",)}
 
 
 def test_as_many_steps_as_jobs(tmp_path: Path, source: Path) -> None:
-    seen = _side_by_side(tmp_path, source, jobs=1, one={}, two={}, three={})
+    seen = _side_by_side(tmp_path, source, jobs=1, one=(Named, 0), two=(Named, 0), three=(Named, 0))
     assert seen == {("one",), ("two",), ("three",)}

@@ -1,4 +1,4 @@
-"""Plans are values: the same input gives the same plan, and a knob changes what hears it alone."""
+"""Plans are values: the same input gives the same plan, and a knob changes only what depends on it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from hubpub.engine.store import Store
-from hubpub.errors import BadWeights, LicenceMissing, SourceError, UnknownArchitecture
+from hubpub.errors import BadWeights, ConfigError, LicenceMissing, SourceError, UnknownArchitecture
 from hubpub.plan.config import effective
-from hubpub.plan.planner import Plan
-from hubpub.steps.step import FromSource, FromStep
+from hubpub.plan.plan import Plan
+from hubpub.steps import Archive, FromSource, Measure
 from hubpub.verbs.preparation import prepare
 from hubpub.verbs.session import Session
 from tests.support.sources import make_source
@@ -33,7 +33,7 @@ def _plan(source: Path, session: Session, **given: Any) -> Plan:
 
 
 def _keys(plan: Plan, kind: str) -> set[str]:
-    return {step.key for step in plan.steps if step.kind == kind}
+    return {step.key for step in plan.steps if step.kind() == kind}
 
 
 def test_the_same_twice(source: Path, session: Session) -> None:
@@ -43,18 +43,47 @@ def test_the_same_twice(source: Path, session: Session) -> None:
 def test_variants_share_all_but_the_unet(source: Path, session: Session) -> None:
     both = _plan(source, session)
     one = _plan(source, session, attention=["original"])
-    for kind in ("export", "fill", "readback", "compile"):
+    assert _keys(one, "weights") == _keys(both, "weights")
+    for kind in ("package", "compile"):
         assert _keys(one, kind) < _keys(both, kind)
         assert len(_keys(both, kind)) == len(_keys(one, kind)) + 1
+    assert len(_keys(both, "readback")) == len(_keys(one, "readback")) == 5
     assert len(_keys(both, "archive")) == 2
+
+
+def test_weights_do_not_depend_on_size_batch_or_target(source: Path, session: Session) -> None:
+    plain = _plan(source, session)
+    for change in ({"latent_height": 40, "latent_width": 24}, {"batch_one": True}, {"deployment_target": "macOS15"}):
+        other = _plan(source, session, **change)
+        assert _keys(other, "weights") == _keys(plain, "weights")
+        assert _keys(other, "package") != _keys(plain, "package")
 
 
 def test_bits_change_what_is_palettized_alone(source: Path, session: Session) -> None:
     six, four = _plan(source, session), _plan(source, session, bits=4)
-    assert _keys(six, "export") == _keys(four, "export")
-    shared = _keys(six, "fill") & _keys(four, "fill")
+    shared = _keys(six, "weights") & _keys(four, "weights")
     labels = {step.label for step in six.steps if step.key in shared}
-    assert labels == {"vae_decoder, 16-bit", "vae_encoder, 16-bit", "safety_checker, 16-bit"}
+    assert labels == {f"weights of {name}, 16-bit" for name in ("vae_decoder", "vae_encoder", "safety_checker")}
+
+
+def test_the_numeric_gate_is_small_and_the_full_one_is_not(tmp_path: Path, session: Session) -> None:
+    source = make_source(tmp_path / "tiny", "sd15")
+    numeric = _plan(source, session, verify="numeric", latent_height=64, latent_width=48)
+    full = _plan(source, session, verify="full", latent_height=64, latent_width=48)
+    measured = {step.height for step in numeric.steps if isinstance(step, Measure) and step.component == "unet"}
+    assert measured == {32}
+    assert {(step.height, step.width) for step in full.steps if isinstance(step, Measure) and step.attention} == {
+        (64, 48)
+    }
+    # one reference for both attentions, and 16-bit weights beside the published ones
+    assert len(_keys(numeric, "reference")) == 5
+    assert len(_keys(numeric, "weights")) == 7
+
+
+def test_a_misspelt_floor_is_refused(source: Path, session: Session) -> None:
+    with pytest.raises(ConfigError, match="no component unett") as caught:
+        _plan(source, session, floor={"unett": 20.0})
+    assert "Did you mean unet?" in caught.value.hint
 
 
 def test_steps_come_after_what_they_need(source: Path, session: Session) -> None:
@@ -67,7 +96,7 @@ def test_steps_come_after_what_they_need(source: Path, session: Session) -> None
 def test_archives_wait_for_the_gate(source: Path, session: Session) -> None:
     plan = _plan(source, session)
     gates = _keys(plan, "readback")
-    archives = [step for step in plan.steps if step.kind == "archive"]
+    archives = [step for step in plan.steps if isinstance(step, Archive)]
     assert all(len(gates & set(step.after)) == 5 for step in archives)
     assert not any(step.after for step in _plan(source, session, verify="off").steps)
 
@@ -78,9 +107,9 @@ def test_the_destination_is_in_the_archives_key(source: Path, session: Session) 
 
 def test_formats(source: Path, session: Session) -> None:
     packages = _plan(source, session, formats=["packages"])
-    assert {step.kind for step in packages.steps} == {"export", "fill", "readback"}
+    assert {step.kind() for step in packages.steps} == {"weights", "package", "readback"}
     assert all("/packages/" in target.path_in_repo for target in packages.targets)
-    assert not any(isinstance(target.given, FromSource) for target in packages.targets)
+    assert not any(isinstance(target.content, FromSource) for target in packages.targets)
     archive = _plan(source, session, formats=["zip"])
     assert [target.path_in_repo for target in archive.targets] == [
         "coreml-tiny_original_compiled.zip",
@@ -134,31 +163,3 @@ def test_a_damaged_config_is_named(tmp_path: Path, session: Session) -> None:
     (folder / "unet" / "config.json").write_text("<html>")
     with pytest.raises(SourceError, match=r"unet/config\.json"):
         _plan(folder, session)
-
-
-def test_a_graph_that_cannot_be_proven_is_gone_round(source: Path, session: Session) -> None:
-    proven = _plan(source, session, verify="numeric")
-    export = next(step for step in proven.steps if step.label.startswith("graph of unet original"))
-    out = session.store.work_folder(export.key)
-    session.store.commit(
-        export.key, out, kind="export", label=export.label, measurements={"unproven": "Two are one."}, seconds=1.0
-    )
-    plan = _plan(source, session, verify="numeric")
-    [plain] = (step for step in plan.steps if step.kind == "plain")
-    assert plain.label == "unet original, converted the plain way (Two are one)"
-    assert plain.heavy
-    assert plain.memory > 16 * plain.size / 2
-    planned = next(one for one in plan.components if (one.component.name, one.attention) == ("unet", "original"))
-    assert planned.plain == plain.key
-    for step in (plan.step(planned.fill), plan.step(planned.readback or "")):
-        assert step.inputs["graph"] == FromStep(key=plain.key)
-        assert step.inputs["source"] == FromStep(key=plain.key)
-    # What the source itself computes is asked of the source's own files, as ever; and nothing else is another.
-    assert _keys(plan, "reference") == _keys(proven, "reference") - _unet_reference(proven) | _unet_reference(plan)
-    assert _keys(plan, "export") == _keys(proven, "export")
-    others = {step.key for step in proven.steps if "unet" not in step.label and step.kind != "archive"}
-    assert others <= {step.key for step in plan.steps}
-
-
-def _unet_reference(plan: Plan) -> set[str]:
-    return {step.key for step in plan.steps if step.label == "run unet of the source"}
