@@ -139,7 +139,7 @@ def convert(
     """
     from hubpub.errors import ConfigError
     from hubpub.verbs.convert import make, write
-    from hubpub.verbs.session import prepare
+    from hubpub.verbs.preparation import prepare
 
     if out is None:
         raise ConfigError("No folder was named.", hint="Say where to write with -o DIR.")
@@ -170,7 +170,7 @@ def plan(
 
     Example: hubpub plan prompthero/openjourney-v4 --attention split_einsum_v2
     """
-    from hubpub.verbs.session import prepare
+    from hubpub.verbs.preparation import prepare
 
     given = settings.flags(**making)
     with settings.session(endpoint=endpoint, token=token, quiet=True) as session:

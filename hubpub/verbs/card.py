@@ -9,7 +9,8 @@ from hubpub.plan.config import Config
 from hubpub.release.card import render
 from hubpub.verbs.convert import make, release
 from hubpub.verbs.report import manifest_of
-from hubpub.verbs.session import Session, prepare
+from hubpub.verbs.preparation import prepare
+from hubpub.verbs.session import Session
 
 
 def of_folder(folder: Path, *, template: Path | None = None) -> str:

@@ -24,7 +24,8 @@ from hubpub.release.release import Release, merge
 from hubpub.remote.destinations import Receipt, send
 from hubpub.remote.destinations.folder import FolderDestination
 from hubpub.steps.step import FromSource, FromStep, Step
-from hubpub.verbs.session import Prepared, Session, flags, preflight, prepare, replanned
+from hubpub.verbs.preparation import Prepared, flags, preflight, prepare, replanned
+from hubpub.verbs.session import Session
 
 
 def convert(

@@ -20,7 +20,8 @@ from hubpub.runtime.pictures import Painter, Pixels, Request
 from hubpub.sources.metadata import MODEL_INDEX
 from hubpub.steps.step import FromStep
 from hubpub.verbs.convert import make
-from hubpub.verbs.session import Session, prepare
+from hubpub.verbs.preparation import prepare
+from hubpub.verbs.session import Session
 
 COMPARED: tuple[int, ...] = (16, 8, 6, 4)
 _TOKENIZER = ("vocab.json", "merges.txt")

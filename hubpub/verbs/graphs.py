@@ -18,7 +18,8 @@ from hubpub.graph import Graph, GraphInfo
 from hubpub.graphs.build import FAMILIES, families_of, family
 from hubpub.plan.config import Config
 from hubpub.plan.planner import export_step
-from hubpub.verbs.session import Session, look
+from hubpub.verbs.preparation import look
+from hubpub.verbs.session import Session
 
 if TYPE_CHECKING:
     from hubpub.engine.store import Entry

@@ -25,7 +25,8 @@ from hubpub.plan.names import check_repo_id
 from hubpub.plan.planner import FLOORS
 from hubpub.steps.step import FromSource, Step
 from hubpub.verbs import fetch
-from hubpub.verbs.session import Prepared, Session, prepare
+from hubpub.verbs.preparation import Prepared, prepare
+from hubpub.verbs.session import Session
 
 if TYPE_CHECKING:
     from hubpub.steps.verify import Arrays

@@ -19,7 +19,8 @@ from hubpub.remote.destinations.hub import HubDestination
 from hubpub.remote.hub import Account, is_content
 from hubpub.verbs.audit import check_release
 from hubpub.verbs.convert import make, release
-from hubpub.verbs.session import Prepared, Session, flags, prepare
+from hubpub.verbs.preparation import Prepared, flags, prepare
+from hubpub.verbs.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)

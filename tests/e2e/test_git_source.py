@@ -12,7 +12,8 @@ from hubpub.errors import ConfigError, SourceNotFound
 from hubpub.plan.config import effective
 from hubpub.sources.git import describe
 from hubpub.verbs.convert import run_facts
-from hubpub.verbs.session import Prepared, Session, prepare
+from hubpub.verbs.preparation import Prepared, prepare
+from hubpub.verbs.session import Session
 from tests.support.sources import make_source
 
 

@@ -12,7 +12,8 @@ from hubpub.errors import BadWeights, LicenceMissing, SourceError, UnknownArchit
 from hubpub.plan.config import effective
 from hubpub.plan.planner import Plan
 from hubpub.steps.step import FromSource, FromStep
-from hubpub.verbs.session import Session, prepare
+from hubpub.verbs.preparation import prepare
+from hubpub.verbs.session import Session
 from tests.support.sources import make_source
 
 

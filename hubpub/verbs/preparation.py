@@ -1,0 +1,201 @@
+"""What publishing and converting do first: resolve the source, read its facts, plan, and check this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from hubpub.engine.progress import human
+from hubpub.engine.runner import cached
+from hubpub.engine.store import Store
+from hubpub.errors import (
+    CannotWrite,
+    HubpubError,
+    LicenceMissing,
+    NoSpace,
+    NotEnoughMemory,
+    PreflightError,
+    ToolMissing,
+)
+from hubpub.plan.config import Config
+from hubpub.plan.names import check_repo_id, default_destination
+from hubpub.plan.planner import Plan, make_plan, source_files
+from hubpub.sources import source as sources
+from hubpub.sources.metadata import Facts, read_facts
+from hubpub.sources.resolve import Opened, open_source
+from hubpub.sources.source import Snapshot
+from hubpub.steps.step import Step
+from hubpub.verbs.session import Session
+
+# Left free for everything else on the machine.
+_SPARE_DISK = 500 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A plan, and all that it was made from."""
+
+    config: Config
+    opened: Opened
+    facts: Facts
+    snapshot: Snapshot
+    plan: Plan
+
+    def missing(self, store: Store) -> list[Step]:
+        """The steps that the store has not."""
+        return [step for step in self.plan.steps if cached(store, step) is None]
+
+
+def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
+    """Resolve and plan one model; `owner` names the default destination's namespace. Downloads small files only."""
+    source, opened, facts = look(config, session)
+    _check_licence(config, facts, source)
+    snapshot = opened.pin(source_files(config, facts, opened.paths()))
+    destination = config.to or default_destination(owner or "local", source.name, config.bits)
+    check_repo_id(destination)
+    plan = _plan(config, facts, snapshot, destination=destination)
+    prepared = Prepared(config=config, opened=opened, facts=facts, snapshot=snapshot, plan=plan)
+    return replanned(prepared, session.store)
+
+
+def look(config: Config, session: Session) -> tuple[sources.Source, Opened, Facts]:
+    """A config's source, pinned and opened, and what it says of itself."""
+    source = sources.parse(config.source, name=config.name, revision=config.revision)
+    opened = open_source(
+        source, digests=session.store.digests, clones=session.store.root / "clones", hub=lambda: session.source_hub
+    )
+    name = source.location if source.kind != "folder" else f"The folder {source.location}"
+    return source, opened, read_facts(opened.read, name=name)
+
+
+def replanned(prepared: Prepared, store: Store) -> Prepared:
+    """The same, where the store knows of graphs that cannot be proven: with a plan that goes round them."""
+    unproven = {
+        step.key: str(entry.measurements["unproven"])
+        for step in prepared.plan.steps
+        if step.kind == "export" and (entry := cached(store, step)) and "unproven" in entry.measurements
+    }
+    if not unproven:
+        return prepared
+    plan = _plan(
+        prepared.config,
+        prepared.facts,
+        prepared.snapshot,
+        destination=prepared.plan.destination,
+        unproven=unproven,
+    )
+    return replace(prepared, plan=plan)
+
+
+def preflight(prepared: Prepared, session: Session, *, out: Path | None = None) -> None:
+    """Everything that this machine lacks for the plan, all at once, before any work."""
+    missing = prepared.missing(session.store)
+    problems = [*_tools(missing), *_space(missing, session, out), *_memory(missing)]
+    if prepared.config.compiler == "apple" and any(step.kind == "compile" for step in missing):
+        problems += _xcode()
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        listing = "".join(f"\n  - {problem.message} {problem.hint}".rstrip() for problem in problems)
+        raise PreflightError(
+            f"{len(problems)} things are in the way:{listing}", hint="Nothing was started.", problems=problems
+        )
+
+
+def _plan(
+    config: Config,
+    facts: Facts,
+    snapshot: Snapshot,
+    *,
+    destination: str,
+    unproven: Mapping[str, str] | None = None,
+) -> Plan:
+    """The plan for this machine."""
+    return make_plan(
+        config,
+        facts,
+        snapshot,
+        destination=destination,
+        verify=config.verify or ("numeric" if find_spec("torch") else "weights"),
+        compiler="portable" if config.compiler == "auto" else config.compiler,
+        unproven=unproven,
+    )
+
+
+def _check_licence(config: Config, facts: Facts, source: sources.Source) -> None:
+    if not (config.license or facts.card.get("license")):
+        raise LicenceMissing(
+            f"{source.name} names no licence in its README.md.",
+            hint="Say it with --license, for example --license creativeml-openrail-m.",
+        )
+
+
+def _tools(missing: Sequence[Step]) -> list[HubpubError]:
+    needed = {package for step in missing for package in step.needs}
+    absent = sorted(package for package in needed if find_spec(package) is None)
+    if not absent:
+        return []
+    return [
+        ToolMissing(
+            f"The plan needs {', '.join(absent)}, which {'are' if len(absent) > 1 else 'is'} not installed.",
+            hint="Install them with `pip install 'hubpub[convert]'`.",
+        )
+    ]
+
+
+def _xcode() -> list[HubpubError]:
+    from hubpub.files.processes import find_coremlcompiler
+
+    try:
+        find_coremlcompiler()
+    except ToolMissing as error:
+        return [error]
+    return []
+
+
+def _space(missing: Sequence[Step], session: Session, out: Path | None) -> list[HubpubError]:
+    problems: list[HubpubError] = []
+    wanted: dict[Path, int] = {session.store.root: sum(step.size for step in missing)}
+    if out is not None:
+        place = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
+        wanted[place] = sum(step.size for step in missing if step.kind in ("fill", "archive")) * 2
+    for folder, size in wanted.items():
+        free = shutil.disk_usage(folder).free
+        if size + _SPARE_DISK > free:
+            problems.append(
+                NoSpace(
+                    f"{folder} has {human(free)} free, and the plan writes about {human(size)} there.",
+                    hint="Free some space (`hubpub cache prune`), or set HUBPUB_CACHE to a larger disk.",
+                )
+            )
+        if not os.access(folder, os.W_OK):
+            problems.append(CannotWrite(f"{folder} cannot be written.", hint="Choose another folder."))
+    return problems
+
+
+def _memory(missing: Sequence[Step]) -> list[HubpubError]:
+    if not missing:
+        return []
+    largest = max(missing, key=lambda step: step.memory)
+    total = psutil.virtual_memory().total
+    if largest.memory <= total:
+        return []
+    return [
+        NotEnoughMemory(
+            f"{largest.label} needs about {human(largest.memory)} of memory, and this machine has {human(total)}.",
+            hint="Use a larger machine"
+            + (", or leave the numeric gate out with --verify weights." if largest.kind == "verify" else "."),
+        )
+    ]
+
+
+def flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a verb as settings: those that were given."""
+    return {key: value for key, value in given.items() if value is not None}
