@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hubpub.cli import fetch, graphs, local, packages, publish, report, restore, setup, store
+from hubpub.cli import fetch, local, packages, publish, report, restore, setup, store
 from hubpub.cli.app import app, completing
 
 __all__ = ["main"]
 
-for _group in (publish, restore, fetch, packages, report, local, store, graphs, setup):
+for _group in (publish, restore, fetch, packages, report, local, store, setup):
     _group.register(app)
 
 
