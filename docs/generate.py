@@ -74,7 +74,7 @@ def errors_page() -> str:
 def _tree(kind: type[errors.HubpubError], depth: int = 0) -> Iterator[tuple[int, type[errors.HubpubError]]]:
     yield depth, kind
     for narrower in kind.__subclasses__():
-        if narrower.__module__ == errors.__name__:
+        if narrower.__module__ == errors.__name__ and narrower.__base__ is kind:  # once, by its exit status
             yield from _tree(narrower, depth + 1)
 
 
@@ -258,8 +258,7 @@ def flags_in_help() -> set[str]:
     texts = helps()
     found: set[str] = set()
     for name in ("publish", "convert", "plan", "fetch"):
-        options = texts[f"hubpub {name}"].partition("Options:")[2]
-        found |= set(re.findall(r"^  (?:-\w, )?--([a-z][\w-]*)", options, re.MULTILINE))
+        found |= set(re.findall(r"^  (?:-\w, )?--([a-z][\w-]*)", texts[f"hubpub {name}"], re.MULTILINE))
     return found - {"help"}
 
 

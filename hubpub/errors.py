@@ -32,13 +32,17 @@ HubpubError               1
 │  ├─ SignatureInvalid
 │  └─ UnsafeArchive
 ├─ FindingsError          9
-└─ ModelError             10
-   ├─ UnsupportedOps
-   ├─ BadPackage
-   └─ BadInput
+│  └─ FilesChanged
+├─ ModelError             10
+│  ├─ UnsupportedOps
+│  ├─ BadPackage
+│  └─ BadInput
+└─ IntegrityError          1
 
 The number is the exit status of the program. Ctrl-C is 130, and
 `--dry-run --exit-code` answers 11 where something would change.
+
+Damaged, DigestMismatch and FilesChanged are IntegrityErrors as well: wherever it happens, the cause is the same.
 
 An error says what is wrong in one sentence (`message`) and what to do next in
 another (`hint`). Errors of other libraries become one of these exactly once, in
@@ -62,6 +66,10 @@ class HubpubError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+class IntegrityError(HubpubError):
+    """Bytes are not what their digest says: in the store, in a fetch, in a check or before an upload."""
 
 
 class ConfigError(HubpubError):
@@ -127,7 +135,11 @@ class ToolMissing(PreflightError):
 
 
 class NoSpace(PreflightError):
-    """The disk is too full for what the plan writes."""
+    """The disk is too full; `missing` is how many bytes more are needed, None where that is not known."""
+
+    def __init__(self, message: str, *, hint: str = "", missing: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.missing = missing
 
 
 class NotEnoughMemory(PreflightError):
@@ -161,7 +173,7 @@ class StoreError(HubpubError):
     exit_status = 6
 
 
-class Damaged(StoreError):
+class Damaged(StoreError, IntegrityError):
     """An entry of the store is not what it was when it was written."""
 
 
@@ -197,8 +209,8 @@ class NoSuchVariant(FetchError):
     """The repo does not offer that variant; the message lists those it does."""
 
 
-class DigestMismatch(FetchError):
-    """A file that arrived is not the file that was published."""
+class DigestMismatch(FetchError, IntegrityError):
+    """A file that arrived, or that is to be sent, is not the file that was published."""
 
 
 class SignatureInvalid(FetchError):
@@ -217,6 +229,10 @@ class FindingsError(HubpubError):
     def __init__(self, message: str, *, hint: str = "", findings: Sequence[str] = ()) -> None:
         super().__init__(message, hint=hint)
         self.findings = tuple(findings)
+
+
+class FilesChanged(FindingsError, IntegrityError):
+    """A check found files that are not what they were when they were published or stored."""
 
 
 class ModelError(HubpubError):
@@ -239,3 +255,14 @@ class BadPackage(ModelError):
 
 class BadInput(ModelError):
     """An input whose name, shape or dtype is not what the model declares."""
+
+
+def raise_problems(problems: Sequence[HubpubError]) -> None:
+    """Raise what a preflight found: one problem as it is, several in one PreflightError."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        listing = "".join(f"\n  - {problem.message} {problem.hint}".rstrip() for problem in problems)
+        raise PreflightError(
+            f"{len(problems)} things are in the way:{listing}", hint="Nothing was started.", problems=problems
+        )

@@ -12,7 +12,7 @@ import pytest
 
 import hubpub
 from hubpub import errors
-from hubpub.errors import FindingsError, NotEnoughMemory, PublishError
+from hubpub.errors import FilesChanged, NotEnoughMemory, PublishError
 from tests.e2e.releases import release, tree
 from tests.support.sources import make_source
 
@@ -74,7 +74,7 @@ def test_a_folder_that_was_changed(tmp_path: Path) -> None:
     folder = tmp_path / "release"
     release_files(release(folder, tree(size=1000)), folder)
     (folder / "original" / "packages" / "vocab.json").write_bytes(b"{}")
-    with pytest.raises(FindingsError, match="are not as they were published") as caught:
+    with pytest.raises(FilesChanged, match="are not as they were published") as caught:
         hubpub.verify(folder)
     assert "original/packages/vocab.json has 2 bytes instead of 8" in caught.value.findings
 
@@ -89,6 +89,8 @@ def test_a_revision_that_is_no_release(tmp_path: Path) -> None:
     (tmp_path / "repo" / "notes.txt").write_bytes(b"mine")
     with running(tmp_path / "hub") as hub:
         hub.storage.import_folder("me/x", tmp_path / "repo")
-        session = Session.open(endpoint=hub.endpoint, token=hub.token)
-        with pytest.raises(PublishError, match="has no manifest of hubpub"):
+        with (
+            Session.open(endpoint=hub.endpoint, token=hub.token) as session,
+            pytest.raises(PublishError, match="has no manifest of hubpub"),
+        ):
             restore("me/x", "main", session=session, dry_run=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
-from hubpub.architectures.base import Config, Configs
+from hubpub.architectures.component import Config, Configs
 from hubpub.errors import UnknownArchitecture
 
 _HINT = "hubpub refuses what it would convert wrongly; please report the model if you think that it should work."

@@ -150,10 +150,11 @@ def trust(inputs: Inputs) -> None:
     os.environ["HF_OIDC_RESOURCE"] = repo
     if not os.environ.get("HF_TOKEN"):
         return  # publish itself says what is missing
-    from hubpub.remote.hub import Hub
+    from hubpub.verbs.session import Session
 
     try:
-        assert Hub().token
+        with Session.open() as session:
+            assert session.hub.token
     except CannotWrite as error:
         del os.environ["HF_OIDC_RESOURCE"]
         print(f"::warning::{error.message} The token is used.", flush=True)

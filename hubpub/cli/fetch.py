@@ -2,73 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hubpub.cli import app as shared
-from hubpub.cli import settings
+from hubpub.cli import options
+from hubpub.plan.settings import Fetching, Making
 
 if TYPE_CHECKING:
-    from hubpub.remote.signing import Wanted
     from hubpub.verbs.measure import Measured
 
 Repo = Annotated[
     str | None, typer.Argument(help="Repo id; by default the one that hubpub.toml names.", show_default=False)
 ]
-VerifySignature = Annotated[
-    bool | None,
-    typer.Option("--verify-signature/--no-verify-signature", help="Demand a valid signature of the manifest."),
-]
-Identity = Annotated[
-    str | None, typer.Option("--identity", help="Who must have signed: an e-mail address or a workflow's address.")
-]
-Issuer = Annotated[
-    str | None, typer.Option("--issuer", help="Who must have vouched for the signer: address of an OIDC issuer.")
-]
-
 ComparedSource = Annotated[
     str | None,
-    typer.Option("--source", metavar="SOURCE", help="Run the packages and this source, and compare the numbers."),
+    typer.Option(
+        "--source",
+        metavar="SOURCE",
+        help="Run the packages and this source, and compare the numbers.",
+        rich_help_panel="Checks",
+    ),
 ]
+
+
+_SIGNED = options.of(Fetching, only=("verify_signature", "identity", "issuer"))
+_CHECKED = {**_SIGNED, **options.of(Making, only=("floor",))}
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    shared.command(app)(fetch)
+    shared.command(app, settings=options.of(Fetching))(fetch)
     shared.command(app)(variants)
-    shared.command(app)(verify)
+    shared.command(app, settings=_CHECKED)(verify)
     shared.command(app)(audit)
 
 
 def fetch(
     repo: Repo = None,
-    variant: Annotated[
-        str | None, typer.Option("--variant", help="ATTENTION/FORMAT [default: original/packages].")
-    ] = None,
+    *,
     model: Annotated[
-        str | None, typer.Option("--model", help="Source of the model, where hubpub.toml names several.")
+        str | None,
+        typer.Option("--model", help="Source of the model, where hubpub.toml names several.", rich_help_panel="Source"),
     ] = None,
-    revision: shared.Revision = None,
-    dest: Annotated[
-        Path | None, typer.Option("--dest", help="Folder to write into [default: models/<repo>_<variant>].")
-    ] = None,
-    archive: Annotated[bool | None, typer.Option("--zip/--no-zip", help="Download the archive and unpack it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be downloaded.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Download again, and remove files that do not belong.")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be downloaded.", rich_help_panel="Output")
     ] = False,
-    verify_signature: VerifySignature = None,
-    identity: Identity = None,
-    issuer: Issuer = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Download again, and remove files that do not belong.", rich_help_panel="Output"),
+    ] = False,
     app_config: Annotated[
         Path | None,
         typer.Option(
             "--app-config",
             help="Write what an app needs to download the archive itself, as JSON; with --dry-run nothing else.",
             metavar="FILE",
+            rich_help_panel="Output",
         ),
     ] = None,
     config: shared.ConfigFile = None,
@@ -77,36 +70,27 @@ def fetch(
     json: shared.Json = False,
     quiet: shared.QuietFlag = False,
     debug: shared.Debug = False,
+    **given: Any,
 ) -> None:
     """Bring one variant back, every file checked; print its folder.
 
     Example: hubpub fetch apple/coreml-stable-diffusion-v1-5-palettized --variant original/packages
     """
     from hubpub.cli.receipts import show_download, show_extra
-    from hubpub.verbs import app
-    from hubpub.verbs import fetch as verb
+    from hubpub.verbs.fetch import fetch_as
+    from hubpub.verbs.session import Session
+    from hubpub.verbs.settings import configured, fetching
 
-    repo_id = repo or _configured(model, config)
-    wanted = settings.fetching(
-        config, variant=variant, revision=revision, dest=dest, zip=archive,
-        verify_signature=verify_signature, identity=identity, issuer=issuer,
-    )  # fmt: skip
-    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet) as session:
-        fetched = verb.run(
-            repo_id,
-            wanted.variant,
-            hub=session.hub,
-            revision=wanted.revision,
-            dest=Path(wanted.dest) if wanted.dest is not None else None,
-            archive=wanted.zip,
+    with Session.open(endpoint=endpoint, token=token, quiet=json or quiet) as session:
+        fetched = fetch_as(
+            fetching(config, given),
+            repo_id=repo or configured(model, config),
             dry_run=dry_run,
             force=force,
-            signed_by=_signed_by(wanted.verify_signature, wanted.identity, wanted.issuer),
-            progress=session.report.transfer,
+            app_config=app_config,
+            usage=not (json or quiet),
+            session=session,
         )
-        if app_config is not None:
-            app.write_config(fetched, app_config, hub=session.hub)
-        lines = None if json or quiet or dry_run else app.lines(fetched, hub=session.hub)
     if fetched.extra:
         show_extra(fetched)
     if json:
@@ -117,8 +101,8 @@ def fetch(
         typer.echo(str(fetched.folder))
         if fetched.signer is not None and not quiet:
             typer.echo(f"Signed by {fetched.signer}.", err=True)
-        if lines:
-            typer.echo(f"\n{lines}", err=True)
+        if fetched.usage:
+            typer.echo(f"\n{fetched.usage}", err=True)
 
 
 def variants(
@@ -135,10 +119,12 @@ def variants(
     Example: hubpub variants apple/coreml-stable-diffusion-2-1-base-palettized
     """
     from hubpub.engine.progress import human, table
-    from hubpub.verbs import fetch as verb
+    from hubpub.verbs.fetch import variants as verb
+    from hubpub.verbs.session import Session
+    from hubpub.verbs.settings import configured
 
-    with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
-        offers = verb.variants(repo or _configured(None, config), hub=session.hub, revision=revision)
+    with Session.open(endpoint=endpoint, token=token) as session:
+        offers = verb(repo or configured(None, config), revision=revision, session=session)
     if json:
         shared.print_json([{"variant": offer.name, "files": len(offer.files), "bytes": offer.size} for offer in offers])
         return
@@ -149,11 +135,12 @@ def variants(
 def verify(
     target: Annotated[str, typer.Argument(help="A folder that was converted or fetched, or a repo id.")],
     revision: shared.Revision = None,
-    verify_signature: VerifySignature = None,
-    identity: Identity = None,
-    issuer: Issuer = None,
     source: ComparedSource = None,
-    floor: shared.Floors = None,
+    *,
+    verify_signature: bool = False,
+    identity: str | None = None,
+    issuer: str | None = None,
+    floor: Mapping[str, float] | None = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
     json: shared.Json = False,
@@ -165,29 +152,28 @@ def verify(
 
     Example: hubpub verify models/coreml-openjourney-v4-palettized_original_packages --source prompthero/openjourney-v4
     """
-    from hubpub.verbs import measure
-    from hubpub.verbs import verify as verb
+    from hubpub.remote.signing import demanded
+    from hubpub.verbs.measure import Compared, check_and_measure
+    from hubpub.verbs.session import Session
 
-    with settings.session(endpoint=endpoint, token=token, quiet=json) as session:
-        signed_by = _signed_by(bool(verify_signature), identity, issuer)
-        floors = settings.floors(floor or ())
-        verified = verb.check(target, session=session, revision=revision, signed_by=signed_by)
-        measured = (
-            measure.measure(target, source, session=session, revision=revision, floors=floors)
-            if source is not None and not verified.findings
-            else ()
+    with Session.open(endpoint=endpoint, token=token, quiet=json) as session:
+        compared: Compared = check_and_measure(
+            target,
+            source,
+            revision=revision,
+            signed_by=demanded(verify_signature, identity, issuer),
+            floors=floor or {},
+            session=session,
         )
     if json:
-        numbers = {"measured": [one.to_json() for one in measured]} if source is not None else {}
-        shared.print_json({**verified.to_json(), **numbers})
+        shared.print_json(compared.to_json())
     else:
-        for finding in verified.findings:
+        for finding in compared.verified.findings:
             typer.echo(f"{finding.path} {finding.problem}", err=True)
-        typer.echo(verified.summary)
-        if measured:
-            typer.echo("\n" + _numbers(measured))
-    verb.raise_findings(verified)
-    measure.raise_low(measured)
+        typer.echo(compared.verified.summary)
+        if compared.measured:
+            typer.echo("\n" + _numbers(compared.measured))
+    compared.raise_wrong()
 
 
 def _numbers(measured: Iterable[Measured]) -> str:
@@ -223,9 +209,10 @@ def audit(
     Example: hubpub audit apple/coreml-stable-diffusion-v1-5-palettized
     """
     from hubpub.verbs import audit as verb
+    from hubpub.verbs.session import Session
 
-    with settings.session(endpoint=endpoint, token=token, quiet=json) as session:
-        audited = verb.audit(target, hub=session.hub, revision=revision)
+    with Session.open(endpoint=endpoint, token=token, quiet=json) as session:
+        audited = verb.audit(target, revision=revision, session=session)
     if json:
         shared.print_json(audited.to_json())
     else:
@@ -235,28 +222,3 @@ def audit(
             typer.echo(f"bundle   {path}: {told}")
         typer.echo(f"{target}: {len(audited.variants)} variants, {len(audited.errors)} errors.")
     verb.raise_errors(audited)
-
-
-def _signed_by(demanded: bool, identity: str | None, issuer: str | None) -> Wanted | None:
-    """Whose signature is demanded; naming somebody demands it, too."""
-    from hubpub.remote.signing import Wanted
-
-    return Wanted(identity=identity, issuer=issuer) if demanded or identity or issuer else None
-
-
-def _configured(model: str | None, config: Path | None) -> str:
-    """The destination that the config file names."""
-    from hubpub.errors import ConfigError
-    from hubpub.plan.config import read_file
-
-    listed: list[Any] = [entry for entry in read_file(config, Path.cwd()) if entry.get("to")]
-    if model is not None:
-        listed = [entry for entry in listed if model in (entry.get("source"), entry["to"])]
-    if len(listed) == 1:
-        return str(listed[0]["to"])
-    if not listed:
-        raise ConfigError(
-            "No repo was named.", hint="Name one, or write hubpub.toml with `to` under [[models]] (see --model)."
-        )
-    names = ", ".join(str(entry["to"]) for entry in listed)
-    raise ConfigError(f"The config file names several repos: {names}.", hint="Choose one with --model.")

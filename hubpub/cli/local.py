@@ -27,14 +27,14 @@ def serve(
 
     Example: hubpub hub serve --port 8765
     """
-    from hubpub.localhub import LocalHub, default_root
-    from hubpub.localhub import serve as verb
+    from hubpub.localhub import LocalHub
+    from hubpub.verbs.serve import serve as verb
 
     def ready(hub: LocalHub) -> None:
         typer.echo(f"The embedded Hub is at {hub.endpoint}, its data in {hub.root}. Ctrl-C stops it.")
         typer.echo(f"Use it from another terminal:  hubpub variants REPO --endpoint {hub.endpoint}")
 
-    verb(root or default_root(), port=port, ready=ready)
+    verb(root, port=port, ready=ready)
 
 
 def demo(
@@ -48,6 +48,34 @@ def demo(
 
     Example: hubpub demo
     """
+    from hubpub.engine.progress import human
+    from hubpub.verbs.demo import REPO, REQUEST
     from hubpub.verbs.demo import demo as verb
+    from hubpub.verbs.session import Session
 
-    verb(folder, json=json)
+    with Session.open(endpoint="local", quiet=json) as session:
+        done = verb(folder, session=session)
+    if json:
+        shared.print_json(done.to_json())
+        return
+    receipt, place = done.published.receipt, done.folder
+    sent = "it was there already" if receipt.nothing_to_do else f"{human(receipt.sent_bytes)} sent"
+    drawn = (
+        f"{done.picture}  ({REQUEST.prompt}, by the fetched packages)"
+        if done.picture
+        else "pip install 'hubpub[convert]' first"
+    )
+    typer.echo(f"""
+Done in {done.seconds:.0f} s.
+
+  published  {REPO}  ({sent})
+  fetched    {place}
+  verified   {done.verified.files} files, all as published
+  drawn      {drawn}
+
+Next:
+  hubpub hub serve        look at the repo in a browser
+  hubpub plan ORG/NAME    the same for a model of yours
+  hubpub report {REPO} --endpoint local
+  hubpub generate {place} --prompt "the digit 3" --guidance 3 --endpoint local
+""")

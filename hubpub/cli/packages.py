@@ -99,16 +99,16 @@ def generate(
 
     Example: hubpub generate models/coreml-digits-palettized_original_packages --prompt "a handwritten seven"
     """
-    from hubpub.cli import settings
     from hubpub.runtime.pictures import Request
     from hubpub.verbs import generate as verb
+    from hubpub.verbs.session import Session
 
     request = Request(prompt=prompt, negative=negative, seed=seed, steps=steps, guidance=guidance)
-    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet) as session:
+    with Session.open(endpoint=endpoint, token=token, quiet=json or quiet) as session:
         if compare:
             drawn = verb.compare(target, request, out, session=session, device=device)
         else:
-            drawn = verb.generate(Path(target), request, out, session=session, source=source, device=device)
+            drawn = verb.generate(target, request, out, session=session, source=source, device=device)
     if json:
         shared.print_json(drawn.to_json())
         return

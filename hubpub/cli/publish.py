@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hubpub.cli import app as shared
-from hubpub.cli import settings
+from hubpub.cli import options
+from hubpub.plan.settings import Delivering, Making, Naming, Running
 
 if TYPE_CHECKING:
-    from hubpub.engine.progress import Reporter
-    from hubpub.verbs.batch import Attempt, Work
+    from hubpub.plan.plan import Plan
+    from hubpub.verbs.batch import Attempt
     from hubpub.verbs.publish import Published
 
 Source = Annotated[
@@ -25,49 +26,52 @@ Source = Annotated[
 ]
 
 
+_MAKING = options.of(Naming, Making)
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    shared.command(app)(publish)
-    shared.command(app)(convert)
-    shared.command(app)(plan)
-    shared.command(app)(card)
+    shared.command(app, settings=options.of(Naming, Making, Delivering, Running))(publish)
+    shared.command(app, settings=options.of(Naming, Making, Running))(convert)
+    shared.command(app, settings=_MAKING)(plan)
+    shared.command(app, settings=_MAKING)(card)
 
 
 def publish(
     source: Source = None,
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change in the repo; change nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would change in the repo; change nothing.", rich_help_panel="Release"
+        ),
     ] = False,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="With --dry-run: exit status 11 where something would change.")
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="With --dry-run: exit status 11 where something would change.",
+            rich_help_panel="Release",
+        ),
     ] = False,
-    create_pr: Annotated[
-        bool | None, typer.Option("--create-pr/--no-create-pr", help="Open a pull request instead of committing.")
-    ] = None,
-    branch: Annotated[str | None, typer.Option("--branch", help="Commit to this branch.")] = None,
-    private: Annotated[bool | None, typer.Option("--private/--no-private", help="Make a new repo private.")] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Tag the commit.")] = None,
-    prune: Annotated[
-        bool | None, typer.Option("--prune/--no-prune", help="Remove variants of ours that this run does not name.")
-    ] = None,
-    sign: Annotated[
-        bool | None,
-        typer.Option("--sign/--no-sign", help="Sign the manifest with sigstore, as whoever runs this; that is public."),
-    ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="Write a summary into this folder: Markdown, JSON, KEY=VALUE.", metavar="DIR"),
+        typer.Option(
+            "--report",
+            help="Write a summary into this folder: Markdown, JSON, KEY=VALUE.",
+            metavar="DIR",
+            rich_help_panel="Output",
+        ),
     ] = None,
-    jobs: shared.Jobs = None,
-    memory: shared.Memory = None,
     config: shared.ConfigFile = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
     json: shared.Json = False,
     quiet: shared.QuietFlag = False,
     debug: shared.Debug = False,
-    **making: Unpack[shared.Making],
+    jobs: int | None = None,
+    memory: float | None = None,
+    **given: Any,
 ) -> None:
     """Convert, verify, and publish all variants in one commit.
 
@@ -76,78 +80,51 @@ def publish(
 
     Example: hubpub publish prompthero/openjourney-v4 --tag v1
     """
-    from dataclasses import fields
-    from functools import partial
+    from hubpub.verbs.batch import nothing_would_change, publish_all
+    from hubpub.verbs.session import Session
+    from hubpub.verbs.settings import running
 
-    from hubpub.verbs import publish as verb
-    from hubpub.verbs.batch import Work
-
-    given = settings.flags(
-        **making, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune, sign=sign
-    )
-    how = settings.running(config, jobs=jobs, memory=memory)
-    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
-        if source is not None and verb.is_converted(Path(source)):
-            hears = {field.name for field in fields(verb.Delivery)}
-            settings.refuse(given, but=("to", *hears), why="is published as it is")
-            chosen = {key: value for key, value in given.items() if key in hears}
-            delivery = verb.Delivery(dry_run=dry_run, **chosen)
-            folder = partial(
-                verb.publish_folder, Path(source), repo_id=making["to"], delivery=delivery, session=session
-            )
-            work = [Work(source=source, repo_id=making["to"], publish=folder)]
-        else:
-            work = [
-                Work(
-                    source=model.source,
-                    repo_id=model.to,
-                    publish=partial(
-                        verb.publish_config, model, delivery=verb.Delivery.of(model, dry_run=dry_run), session=session
-                    ),
-                )
-                for model in settings.models(source, config, given)
-            ]
-        attempts = _attempt(work, session.report)
-    if report is not None:
-        from hubpub.verbs.ci_summary import write
-
-        write(attempts, report)
+    how = running(config, jobs=jobs, memory=memory)
+    with Session.open(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
+        attempts = publish_all(source, config, given, dry_run=dry_run, summary=report, session=session)
     _conclude(attempts, json=json, quiet=quiet)
     if endpoint == "local" and not (json or quiet or dry_run):
         typer.echo("The embedded Hub has stopped; `hubpub hub serve` shows its repos in a browser.", err=True)
-    if dry_run and exit_code and not all(attempt.published and attempt.published.nothing_to_do for attempt in attempts):
+    if dry_run and exit_code and not nothing_would_change(attempts):
         raise typer.Exit(11)
 
 
 def convert(
     source: Source = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write the release's tree into.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write the release's tree into.", rich_help_panel="Output"),
+    ] = None,
     *,
-    jobs: shared.Jobs = None,
-    memory: shared.Memory = None,
     config: shared.ConfigFile = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
     json: shared.Json = False,
     quiet: shared.QuietFlag = False,
     debug: shared.Debug = False,
-    **making: Unpack[shared.Making],
+    jobs: int | None = None,
+    memory: float | None = None,
+    **given: Any,
 ) -> None:
     """Convert a source into the tree that publish uploads.
 
     Example: hubpub convert ./my-model -o release --to me/coreml-my-model-palettized
     """
     from hubpub.errors import ConfigError
-    from hubpub.verbs.convert import make, write
-    from hubpub.verbs.preparation import prepare
+    from hubpub.verbs.convert import convert_config
+    from hubpub.verbs.session import Session
+    from hubpub.verbs.settings import model, running
 
     if out is None:
         raise ConfigError("No folder was named.", hint="Say where to write with -o DIR.")
-    given = settings.flags(**making)
-    how = settings.running(config, jobs=jobs, memory=memory)
-    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
-        outcome = make(prepare(settings.model(source, config, given), session, owner=None), session, out=out)
-        write(outcome, out, session)
+    how = running(config, jobs=jobs, memory=memory)
+    with Session.open(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
+        outcome = convert_config(model(source, config, given), out=out, session=session)
     if json:
         shared.print_json({"path": str(out), "files": len(outcome.artifacts), "bytes": outcome.size})
     else:
@@ -162,7 +139,7 @@ def plan(
     token: shared.Token = None,
     json: shared.Json = False,
     debug: shared.Debug = False,
-    **making: Unpack[shared.Making],
+    **given: Any,
 ) -> None:
     """Show the steps that publish would take, and do nothing.
 
@@ -170,29 +147,16 @@ def plan(
 
     Example: hubpub plan prompthero/openjourney-v4 --attention split_einsum_v2
     """
-    from hubpub.verbs.preparation import prepare
+    from hubpub.verbs.plan import plan_all
+    from hubpub.verbs.session import Session
 
-    given = settings.flags(**making)
-    with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
-        plans = []
-        for model in settings.models(source, config, given):
-            prepared = prepare(model, session, owner=None)
-            missing = {step.key for step in prepared.missing(session.store)}
-            plans.append((prepared.plan, missing, prepared.snapshot))
+    with Session.open(endpoint=endpoint, token=token) as session:
+        plans = plan_all(source, config, given, session=session)
     if json:
-        shared.print_json(
-            [
-                {
-                    **made.to_json(),
-                    "missing": [step.key for step in made.steps if step.key in missing],
-                    "source": {"name": snapshot.source.name, "commit": snapshot.commit},
-                }
-                for made, missing, snapshot in plans
-            ]
-        )
+        shared.print_json([planned.to_json() for planned in plans])
         return
-    for made, missing, _ in plans:
-        _show_plan(made, missing)
+    for planned in plans:
+        _show_plan(planned.plan, planned.missing)
 
 
 def card(
@@ -202,7 +166,7 @@ def card(
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
     debug: shared.Debug = False,
-    **making: Unpack[shared.Making],
+    **given: Any,
 ) -> None:
     """Print the card (README.md) that a release would have.
 
@@ -210,20 +174,15 @@ def card(
 
     Example: hubpub card release --template mine.md.j2
     """
-    from hubpub.verbs import card as verb
-    from hubpub.verbs.publish import is_converted
+    from hubpub.verbs.card import card_of
+    from hubpub.verbs.session import Session
 
-    given = settings.flags(**making)
-    if source is not None and is_converted(Path(source)):
-        settings.refuse(given, but=("template",), why="is not changed by looking at its card")
-        text = verb.of_folder(Path(source), template=making["template"])
-    else:
-        with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
-            text = verb.of_config(settings.model(source, config, given), session)
+    with Session.open(endpoint=endpoint, token=token) as session:
+        text = card_of(source, config, given, session=session)
     typer.echo(text, nl=False)
 
 
-def _show_plan(made: Any, missing: set[str]) -> None:
+def _show_plan(made: Plan, missing: frozenset[str]) -> None:
     from hubpub.engine.progress import human, table
 
     # without `to`, publish puts the name of the token's account there
@@ -252,18 +211,6 @@ def _show_plan(made: Any, missing: set[str]) -> None:
     typer.echo("\nIn the repo:")
     for target in made.targets:
         typer.echo(f"  {target.path_in_repo}")
-
-
-def _attempt(work: Sequence[Work], report: Reporter) -> list[Attempt]:
-    """Publish each model; of several, say at once what became of it."""
-    from hubpub.verbs.batch import attempts
-
-    made = []
-    for attempt in attempts(work):
-        made.append(attempt)
-        if attempt.error is not None and len(work) > 1:
-            report.warn(f"{attempt.label} failed: {attempt.error.message}")
-    return made
 
 
 def _conclude(attempts: Sequence[Attempt], *, json: bool, quiet: bool) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from hubpub.cli import app as shared
-from hubpub.cli import settings
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +38,7 @@ def report(
     """
     from hubpub.verbs.report import report as verb
 
-    with settings.session(endpoint=endpoint, token=token, quiet=True) as session:
-        done = verb(target, out, hub=lambda: session.hub, revision=revision, others=against or ())
+    done = verb(target, out, revision=revision, others=against or (), endpoint=endpoint, token=token)
     if json:
         shared.print_json(done.to_json())
     else:

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from hubpub.cli import app as shared
-from hubpub.cli import settings
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +34,9 @@ def restore(
     """
     from hubpub.cli.receipts import show_published
     from hubpub.verbs.restore import restore as verb
+    from hubpub.verbs.session import Session
 
-    with settings.session(endpoint=endpoint, token=token, quiet=json or quiet) as session:
+    with Session.open(endpoint=endpoint, token=token, quiet=json or quiet) as session:
         published = verb(repo, revision, session=session, dry_run=dry_run)
     if json:
         shared.print_json(published.to_json())

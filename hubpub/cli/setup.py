@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from hubpub.cli import app as shared
-from hubpub.cli import settings
+from hubpub.cli import options
+from hubpub.plan.settings import Making, Naming
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    shared.command(app)(init)
+    shared.command(app, settings=options.of(Naming, Making, only=("to", "license")))(init)
     shared.command(app)(doctor)
     config = typer.Typer(help="hubpub.toml: what it comes to, and its schema.", no_args_is_help=True)
     shared.command(config)(show)
@@ -29,8 +30,9 @@ def init(
             show_default=False,
         ),
     ] = None,
-    to: shared.To = None,
-    license: shared.License = None,
+    *,
+    to: str | None = None,
+    license: str | None = None,
     workflow: Annotated[
         bool | None, typer.Option("--workflow/--no-workflow", help="Write the GitHub workflow [default: yes].")
     ] = None,
@@ -55,7 +57,7 @@ def init(
         chosen = typer.prompt("Source (a diffusers folder, ORG/NAME of the Hub, or git+URL)", default=chosen)
     if chosen is None:
         raise ConfigError("No source was named.", hint="Name a folder or a repo id: `hubpub init ORG/NAME --yes`.")
-    owner = None if to else _owner(endpoint, token)
+    owner = None if to else verb.account(endpoint=endpoint, token=token)
     named = verb.destination(chosen, owner or "OWNER")  # which also says what is no source
     if to is None and not yes:
         unknown = "" if owner else "; by default in the account of your token"
@@ -93,18 +95,11 @@ def doctor(
 
     Example: hubpub doctor
     """
-    from contextlib import ExitStack
-
-    from hubpub.engine.store import default_root
-    from hubpub.remote.hub import Hub, connect
     from hubpub.verbs import doctor as verb
+    from hubpub.verbs.session import Session
 
-    with ExitStack() as stack:
-
-        def hub() -> Hub:
-            return stack.enter_context(connect(endpoint, token))
-
-        checks = list(verb.examine(default_root(), hub=hub))
+    with Session.open(endpoint=endpoint, token=token) as session:
+        checks = list(verb.examine(session))
     if json:
         shared.print_json([check.to_json() for check in checks])
     else:
@@ -129,14 +124,13 @@ def show(
 
     Example: hubpub config show
     """
-    from hubpub.plan.config import read_defaults
-    from hubpub.verbs import config as verb
+    from hubpub.verbs.config import show as verb
 
-    models = settings.models(source, config, {})
+    shown = verb(source, config)
     if json:
-        shared.print_json([verb.settings(model) for model in models])
+        shared.print_json(shown.to_json())
     else:
-        typer.echo(verb.as_toml(models, read_defaults(config, Path.cwd())), nl=False)
+        typer.echo(shown.to_toml(), nl=False)
 
 
 def schema(debug: shared.Debug = False) -> None:
@@ -147,18 +141,3 @@ def schema(debug: shared.Debug = False) -> None:
     from hubpub.plan.config import schema as made
 
     shared.print_json(made())
-
-
-def _owner(endpoint: str | None, token: str | None) -> str | None:
-    """The account that publish would publish to, where the Hub tells at once; None where it does not."""
-    from hubpub.errors import HubpubError
-    from hubpub.remote.hub import connect
-
-    with connect(endpoint, token) as hub:
-        try:
-            if hub.offline or hub.token is None:
-                return None
-            hub.ping()
-            return hub.whoami().name
-        except HubpubError:
-            return None

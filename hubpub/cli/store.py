@@ -24,29 +24,20 @@ def listing(json: shared.Json = False, debug: shared.Debug = False) -> None:
     Example: hubpub cache ls
     """
     from hubpub.engine.progress import human, table
-    from hubpub.engine.store import Store, default_root
+    from hubpub.verbs import cache as verb
+    from hubpub.verbs.session import Session
 
-    store = Store(default_root())
-    entries = sorted(store.entries(), key=lambda entry: entry.created)
+    with Session.open() as session:
+        steps = verb.steps(session)
     if json:
-        shared.print_json(
-            [
-                {
-                    "key": entry.key,
-                    "kind": entry.kind,
-                    "label": entry.label,
-                    "bytes": entry.size,
-                    "created": entry.created,
-                }
-                for entry in entries
-            ]
-        )
+        shared.print_json(steps.to_json())
         return
     rows = [
-        {"key": entry.key[:12], "step": entry.kind, "what": entry.label, "size": human(entry.size)} for entry in entries
+        {"key": entry.key[:12], "step": entry.kind, "what": entry.label, "size": human(entry.size)}
+        for entry in steps.entries
     ]
     typer.echo(table(rows, right=frozenset({"size"})) or "The store is empty.")
-    typer.echo(f"{store.root}: {len(entries)} steps, {human(sum(entry.size for entry in entries))}", err=True)
+    typer.echo(f"{steps.root}: {steps.summary}", err=True)
 
 
 def prune(
@@ -58,27 +49,17 @@ def prune(
 
     Example: hubpub cache prune --older-than 30 --yes
     """
-    import math
-    import time
+    from hubpub.verbs import cache as verb
+    from hubpub.verbs.session import Session
 
-    from hubpub.engine.progress import human
-    from hubpub.engine.store import Store, default_root
-    from hubpub.remote.cache import Remembered
+    def agree(old: verb.Steps) -> bool:
+        return yes or typer.confirm(f"Remove {old.summary} from {old.root}?")
 
-    store = Store(default_root())
-    limit = time.time() - days * 86400 if days else math.inf  # "all" is all, whatever a clock said
-    for key in list(store.unreadable()):
-        store.remove(key)
-    old = [entry for entry in store.entries() if entry.created <= limit]
-    size = sum(entry.size for entry in old)
-    if old and not yes:
-        typer.confirm(f"Remove {len(old)} steps ({human(size)}) from {store.root}?", abort=True)
-    with store.alone():
-        store.clean()
-        for entry in old:
-            store.remove(entry.key)
-        forgotten = Remembered(store.root).prune(before=limit)
-    typer.echo(f"Removed {len(old)} steps, {human(size)}; forgot {forgotten} repos and folders.")
+    with Session.open() as session:
+        pruned = verb.prune(session, days=days, agree=agree)
+    if pruned is None:
+        raise typer.Abort
+    typer.echo(f"Removed {pruned.steps.summary}; forgot {pruned.forgotten} repos and folders.")
 
 
 def verify(debug: shared.Debug = False) -> None:
@@ -86,21 +67,12 @@ def verify(debug: shared.Debug = False) -> None:
 
     Example: hubpub cache verify
     """
-    from hubpub.engine.store import Store, default_root
-    from hubpub.errors import FindingsError
+    from hubpub.verbs import cache as verb
+    from hubpub.verbs.session import Session
 
-    store = Store(default_root())
-    damaged = [(key, f"{key[:12]}: entry.json cannot be read") for key in store.unreadable()]
-    for key, _ in damaged:
-        store.remove(key)
-    count = len(damaged)
-    for entry in list(store.entries()):
-        count += 1
-        if wrong := store.damage(entry):
-            damaged.append((entry.key, f"{entry.label} ({entry.key[:12]}): {wrong}"))
-            store.remove(entry.key)
-    for _, wrong in damaged:
+    with Session.open() as session:
+        checked = verb.verify(session)
+    for wrong in checked.damaged:
         typer.echo(f"{wrong}; removed", err=True)
-    typer.echo(f"{count} steps read, {len(damaged)} damaged.")
-    if damaged:
-        raise FindingsError(f"{len(damaged)} steps of the store were damaged.", hint="They are made again when needed.")
+    typer.echo(f"{checked.steps} steps read, {len(checked.damaged)} damaged.")
+    verb.raise_damaged(checked)

@@ -12,7 +12,6 @@ gives the same bytes on every machine. `"apple"` asks for Xcode's.
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 import tempfile
@@ -33,7 +32,8 @@ from hubpub.coreml.shape_ranges import flexible_attributes
 from hubpub.coreml.supported import check_interface, check_supported, features
 from hubpub.coreml.survey import Survey, survey
 from hubpub.coreml.weights import place, weight_files
-from hubpub.errors import CannotWrite, ConfigError, HubpubError, NoSpace, StepFailed
+from hubpub.errors import CannotWrite, ConfigError, StepFailed
+from hubpub.files.disk import writing
 
 T = TypeVar("T")
 Compiler = Literal["auto", "apple", "portable"]
@@ -178,17 +178,14 @@ def _compile_with_xcode(package: Path, folder: Path, *, stem: str) -> str:
 def _build(bundle: Path, write: Callable[[Path], T]) -> T:
     """Let `write` fill a folder beside `bundle`, which then takes its place as a whole; clean up if it fails."""
     _check_replaceable(bundle)
-    temporary: Path | None = None
-    try:
+    with writing(bundle):
         bundle.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", dir=bundle.parent))
-        temporary.chmod(0o755)
-        result = write(temporary)
-        _replace(temporary, bundle)
-    except OSError as error:
-        raise _translated(error, bundle) from error
-    finally:
-        if temporary is not None:
+        try:
+            temporary.chmod(0o755)
+            result = write(temporary)
+            _replace(temporary, bundle)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return result
 
@@ -218,9 +215,3 @@ def _replace(temporary: Path, bundle: Path) -> None:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _translated(error: OSError, bundle: Path) -> HubpubError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"The disk of {bundle.parent} is full.", hint="Free some space and try again.")
-    return CannotWrite(f"{bundle} cannot be written: {error.strerror or error}.")

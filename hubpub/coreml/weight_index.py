@@ -1,7 +1,8 @@
 """weights.json: where each tensor of a component lies in its weight file, and how it is stored there.
 
     {"format": 1, "bits": 6, "sha256": "…",
-     "tensors": {"conv_in.weight": {"shape": [320, 4, 3, 3], "bits": 6, "indices": 64, "indices_bytes": 8640, "lut": 8832},
+     "tensors": {"conv_in.weight": {"shape": [320, 4, 3, 3], "bits": 6,
+                                    "indices": 64, "indices_bytes": 8640, "lut": 8832},
                  "conv_in.bias":   {"shape": [320], "offset": 9088},
                  "l2_normalize(concept_embeds)": {…}},
      "literals": {"fp16 <sha256>": 12345}}

@@ -21,7 +21,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 
 from hubpub.errors import Damaged, StoreError
+from hubpub.files.disk import writing
 
 _ENTRY = "entry.json"
 _PAYLOAD = "payload"
@@ -82,14 +83,10 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._digests: Digests | None = None
-        try:
+        self._marks: set[Path] = set()  # of this object's own uses
+        with self._writing():
             for name in ("steps", "work", "locks"):
                 (root / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"The store {root} cannot be written: {error.strerror}.",
-                hint="Set HUBPUB_CACHE to a folder that can.",
-            ) from error
 
     @property
     def digests(self) -> Digests:
@@ -136,20 +133,23 @@ class Store:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Nobody prunes the store for as long as the block lasts."""
-        mark = FileLock(self.root / "locks" / f"use-{uuid4().hex}.lock")
-        with self._pruning():
+        path = self.root / "locks" / f"use-{uuid4().hex}.lock"
+        mark = FileLock(path)
+        with self._writing(), self._pruning():
             mark.acquire()
+        self._marks.add(path)
         try:
             yield
         finally:
+            self._marks.remove(path)
             mark.release()
-            Path(mark.lock_file).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Nobody else uses the store for as long as the block lasts; StoreError where somebody does so already."""
         with self._pruning():
-            for path in (self.root / "locks").glob("use-*.lock"):
+            for path in set((self.root / "locks").glob("use-*.lock")) - self._marks:
                 try:
                     with FileLock(path, timeout=0):
                         path.unlink(missing_ok=True)  # of a process that was killed
@@ -158,6 +158,10 @@ class Store:
                         f"Another hubpub is at work with {self.root}.", hint="Run again when it has ended."
                     ) from None
             yield
+
+    def _writing(self) -> AbstractContextManager[None]:
+        hint = "Set HUBPUB_CACHE to a folder that can be written."
+        return writing(self.root, hint=hint, kept="Finished steps are kept.")
 
     def _pruning(self) -> FileLock:
         return FileLock(self.root / "locks" / "pruning.lock")
@@ -180,27 +184,28 @@ class Store:
         self, key: str, payload: Path, *, kind: str, label: str, measurements: Mapping[str, Any], seconds: float
     ) -> Entry:
         """Make what lies in `payload` (a work folder) the finished step `key`."""
-        files = tuple(self._seal(payload))
-        self._share(payload, files)
-        data = {
-            "key": key,
-            "kind": kind,
-            "label": label,
-            "files": [asdict(file) for file in files],
-            "measurements": dict(measurements),
-            "seconds": round(seconds, 3),
-            "created": round(time.time(), 3),
-        }
-        entry = payload.parent / _ENTRY
-        with entry.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        folder = self._folder(key)
-        folder.parent.mkdir(exist_ok=True)
-        self.remove(key)  # a damaged one that is being replaced
-        payload.parent.rename(folder)
-        _sync_folder(folder.parent)
+        with self._writing():
+            files = tuple(self._seal(payload))
+            self._share(payload, files)
+            data = {
+                "key": key,
+                "kind": kind,
+                "label": label,
+                "files": [asdict(file) for file in files],
+                "measurements": dict(measurements),
+                "seconds": round(seconds, 3),
+                "created": round(time.time(), 3),
+            }
+            entry = payload.parent / _ENTRY
+            with entry.open("w", encoding="utf-8") as file:
+                json.dump(data, file, indent=1, sort_keys=True)
+                file.flush()
+                os.fsync(file.fileno())
+            folder = self._folder(key)
+            folder.parent.mkdir(exist_ok=True)
+            self.remove(key)  # a damaged one that is being replaced
+            payload.parent.rename(folder)
+            _sync_folder(folder.parent)
         found = self.get(key)
         if found is None:  # cannot happen while the lock is held
             raise StoreError(f"The store's entry {key[:12]} vanished.", hint="Is another program cleaning the store?")

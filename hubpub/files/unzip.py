@@ -15,7 +15,8 @@ from typing import Final
 from uuid import uuid4
 
 from hubpub.engine.store import StoredFile
-from hubpub.errors import NoSpace, UnsafeArchive
+from hubpub.errors import UnsafeArchive
+from hubpub.files.disk import check_space, writing
 from hubpub.files.paths import check_all
 
 # What zipfile raises for archives that are damaged, or made to confuse it.
@@ -35,7 +36,6 @@ _MAX_BYTES: Final = 256 << 30
 # Weights hardly deflate; text of a model may to a tenth. A bomb reaches a thousandth.
 _MAX_RATIO: Final = 100
 _SLACK: Final = 16 << 20
-_SPARE: Final = 64 << 20
 _BLOCK: Final = 1 << 20
 _JUNK: Final = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
 
@@ -51,11 +51,13 @@ def unpack(archive: Path, folder: Path) -> tuple[StoredFile, ...]:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _checked(opened, archive.stat().st_size)
-            _check_space(members, folder.parent)
-            temporary.mkdir(parents=True)
-            top = _top_folder([name for name, _ in members])
-            files = [_extract(opened, info, temporary, name[len(top) :]) for name, info in members]
-        temporary.rename(folder)
+            total = sum(info.file_size for _, info in members)
+            check_space(folder.parent, total, what=f"Unpacking {archive.name}")
+            with writing(folder, kept="The archive is kept.", left=lambda: total):
+                temporary.mkdir(parents=True)
+                top = _top_folder([name for name, _ in members])
+                files = [_extract(opened, info, temporary, name[len(top) :]) for name, info in members]
+                temporary.rename(folder)
     except DAMAGE as error:
         raise UnsafeArchive(f"{archive.name} cannot be unpacked: {error}.", hint="Fetch it again.") from error
     finally:
@@ -103,13 +105,6 @@ def _check_regions(infos: Sequence[zipfile.ZipInfo], size: int) -> None:
         end = info.header_offset + 30 + info.compress_size
     if end > size:
         raise _unsafe("It is cut off.")
-
-
-def _check_space(members: Sequence[tuple[str, zipfile.ZipInfo]], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    total = sum(info.file_size for _, info in members)
-    if shutil.disk_usage(folder).free < total + _SPARE:
-        raise NoSpace(f"Unpacking needs {total / 1e9:.1f} GB in {folder}.", hint="Free some space.")
 
 
 def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, name: str) -> StoredFile:

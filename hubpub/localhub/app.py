@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import hashlib
 import hmac
@@ -23,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from hubpub.errors import HubpubError
+from hubpub.files.disk import is_full
 from hubpub.localhub import pages
 from hubpub.localhub.call import Call, Hub, Route, Seen, Upload, User
 from hubpub.localhub.endpoints import cas, content, lfs, pulls, repos, uploads
@@ -88,8 +88,7 @@ class Application:
             response = _refusal(Refused(500, f"{error.message} {error.hint}".strip()))
         except OSError as error:
             _LOG.exception("%s %s", scope["method"], scope["raw_path"].decode("latin-1"))
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            response = _refusal(Refused(507 if full else 500, f"The data folder failed: {error.strerror}"))
+            response = _refusal(Refused(507 if is_full(error) else 500, f"The data folder failed: {error.strerror}"))
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:

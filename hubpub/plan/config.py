@@ -3,8 +3,8 @@
 A file holds settings, and under `[[models]]` what to publish; a model's own settings win
 over the file's, flags win over both. `[tool.hubpub]` of a pyproject.toml is read alike.
 
-Where a token comes from and which Hub it is sent to is no matter of a file: a folder
-that somebody cloned must not send a token elsewhere.
+Tokens and endpoints never come from a config file: a cloned folder must not be able to send
+your token elsewhere.
 """
 
 from __future__ import annotations
@@ -13,73 +13,31 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from hubpub.errors import ConfigError, UnknownKey, UnknownVariant
+from hubpub.plan.settings import Delivering, Fetching, Making, Naming, Running
 
 FILE = "hubpub.toml"
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
-Attention = Literal["original", "split_einsum", "split_einsum_v2"]
-Delivery = Literal["packages", "compiled", "zip"]
-Bits = Literal[16, 8, 6, 4, 2, 1]
-Target = Literal["macOS13", "iOS16", "macOS14", "iOS17", "macOS15", "iOS18"]
 
-
-class Settings(BaseModel):
-    """What can be chosen, for all models of a file or for one."""
-
+class _Checked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    attention: tuple[Attention, ...] = Field(
-        ("original", "split_einsum_v2"), min_length=1, description="Attention implementations, one variant each."
-    )
-    bits: Bits = Field(6, description="Bits per weight of UNet and text encoder; 16 is uncompressed.")
-    formats: tuple[Delivery, ...] = Field(
-        ("packages", "compiled", "zip"), min_length=1, description="Formats that are published."
-    )
-    verify: Literal["numeric", "full", "weights", "off"] | None = Field(
-        None,
-        description="Check before archives are made: numeric runs every component at a small latent against the "
-        "source, full at the published size, weights reads every weight back. By default numeric where torch, "
-        "diffusers and transformers are installed, else weights.",
-    )
-    floor: Mapping[str, float] = Field(
-        default_factory=dict, description="Lowest accepted PSNR in dB by component, for verify = numeric or full."
-    )
-    latent_height: int | None = Field(
-        None, gt=0, description="Latent height (image height / 8 for SD); by default the UNet's sample_size."
-    )
-    latent_width: int | None = Field(None, gt=0, description="Latent width; by default the UNet's sample_size.")
-    batch_one: bool = Field(False, description="UNet for batch 1 instead of 2 (guidance).")
-    deployment_target: Target = Field("macOS13", description="Oldest system that loads the models.")
-    safety_checker: bool = Field(True, description="Convert the safety checker where the source has one.")
-    license: str | None = Field(None, description="Licence id for the card, where the source names none.")
-    template: str | None = Field(None, description="Card template of one's own (Jinja2).")
-    prompts: tuple[str, ...] = Field((), description="Pictures of these prompts are drawn and published with the card.")
-    prompt_steps: int = Field(20, gt=0, le=200, description="Scheduler steps of each picture.")
-    prompt_guidance: float = Field(7.5, ge=1, description="Guidance scale of each picture.")
-    compiler: Literal["auto", "portable", "apple"] = Field("auto", description="Who writes compiled bundles.")
-    # How it is delivered: no part of what is made, so no part of a plan (exclude).
-    private: bool = Field(False, exclude=True, description="Make a new repo private.")
-    create_pr: bool = Field(False, exclude=True, description="Open a pull request instead of committing.")
-    branch: str | None = Field(None, exclude=True, description="Commit to this branch; by default main.")
-    tag: str | None = Field(None, exclude=True, description="Tag the commit.")
-    prune: bool = Field(False, exclude=True, description="Remove variants of ours that the settings do not name.")
-    sign: bool = Field(
-        False, exclude=True, description="Sign the manifest with sigstore, as whoever runs this; that is public."
-    )
+
+class Delivery(_Checked, Delivering):
+    """How a release is delivered."""
 
 
-class Model(Settings):
+class Settings(_Checked, Delivering, Making):
+    """What can be chosen, for all models of a file or for one."""
+
+
+class Model(_Checked, Naming, Delivering, Making):
     """One source and its destination."""
-
-    source: str = Field(description="Folder, Hub repo id, hf:ORG/NAME or git+URL.")
-    to: str | None = Field(None, description="Destination OWNER/NAME; by default <you>/coreml-<name>-palettized.")
-    name: str | None = Field(None, description="ORG/NAME that a local source is known by.")
-    revision: str | None = Field(None, description="Branch, tag or commit of the source.")
 
 
 class Config(Model):
@@ -99,33 +57,29 @@ class Config(Model):
         """Rows of the UNet's inputs."""
         return 1 if self.batch_one else 2
 
+    @property
+    def delivery(self) -> Delivery:
+        """How it is delivered."""
+        return Delivery.model_validate({name: getattr(self, name) for name in Delivery.model_fields})
 
-class Fetch(BaseModel):
+    @model_serializer(mode="wrap")
+    def _without_delivery(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The settings that decide what is made, as a plan shows them."""
+        return {name: value for name, value in handler(self).items() if name not in Delivery.model_fields}
+
+
+class Fetch(_Checked, Fetching):
     """What `hubpub fetch` brings, where its flags do not say."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    variant: str = Field("original/packages", description="ATTENTION/FORMAT.")
-    revision: str | None = Field(None, description="Branch, tag or commit of the repo; by default main.")
-    dest: str | None = Field(None, description="Folder to write into; by default models/<repo>_<variant>.")
-    zip: bool = Field(False, description="Download the archive and unpack it.")
-    verify_signature: bool = Field(False, description="Refuse what has no valid signature of its manifest.")
-    identity: str | None = Field(None, description="Who must have signed: an e-mail address, or a workflow's address.")
-    issuer: str | None = Field(None, description="Who must have vouched for the signer: the address of an OIDC issuer.")
-
-
-class File(Settings):
+class File(_Checked, Running, Delivering, Making):
     """A hubpub.toml: settings for all models, the models, and how this project runs and fetches."""
 
     models: tuple[Mapping[str, Any], ...] = Field((), description="What to publish, each with settings of its own.")
-    jobs: int | None = Field(None, ge=1, description="Steps at once; by default the number of cores, at most 4.")
-    memory: float | None = Field(
-        None, ge=0.1, description="GB that steps may use together; by default 80 % of what is free."
-    )
     fetch: Fetch = Field(Fetch.model_validate({}), description="What `hubpub fetch` brings.")
 
 
-# Keys of a file that are no settings of a model.
+# Keys of a file that a model does not have.
 _FILE_ONLY = frozenset(File.model_fields) - frozenset(Settings.model_fields)
 
 

@@ -38,7 +38,7 @@ from hubpub.steps import (
     Step,
     Weights,
 )
-from hubpub.steps.compile import BUNDLE
+from hubpub.steps.compile import BUNDLE, Compiler
 from hubpub.steps.package import PACKAGE
 from hubpub.steps.sample import PARTS
 
@@ -73,7 +73,7 @@ def source_files(config: Config, facts: Facts, paths: Iterable[str]) -> tuple[st
 
 
 def make_plan(
-    config: Config, facts: Facts, sources: Mapping[str, Snapshot], *, destination: str, verify: str, compiler: str
+    config: Config, facts: Facts, sources: Mapping[str, Snapshot], *, destination: str, verify: str, compiler: Compiler
 ) -> Plan:
     """The plan of one model.
 
@@ -140,7 +140,7 @@ class _PlanBuilder:
         size: Size,
         measured_at: Size,
         verify: str,
-        compiler: str,
+        compiler: Compiler,
     ) -> None:
         self.config, self.facts, self.sources = config, facts, sources
         self.architecture, self.size, self.measured_at = architecture, size, measured_at
@@ -215,7 +215,7 @@ class _PlanBuilder:
             )
         )
 
-    def _size(self, component: Component, size: Size) -> dict[str, int]:
+    def _size(self, component: Component, size: Size) -> dict[str, Any]:
         """The size of a component's program; what it does not depend on is left at one value, so that it is shared."""
         latent = "latent" in component.knobs
         return {

@@ -12,6 +12,7 @@ from hubpub.engine.store import Entry
 from hubpub.plan.names import IMAGES, Artifact
 from hubpub.plan.plan import Plan, PlannedComponent
 from hubpub.plan.planner import licence_text
+from hubpub.plan.settings import Making, Naming, declared
 from hubpub.plan.variant import MINIMUM_OS, SPEC_VERSIONS
 from hubpub.release.release import MANIFEST_FORMAT, variant_of
 from hubpub.sources.metadata import Facts
@@ -19,7 +20,6 @@ from hubpub.sources.source import Snapshot
 
 # Settings that say how to run, not what to make, or that the manifest holds elsewhere.
 _NOT_IN_COMMAND = {"source", "to", "template"}
-_FLAGS = {"formats": "format", "prompts": "prompt", "deployment_target": "deployment-target"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def command(outcome: Outcome) -> str:
 
 
 def _flag(name: str, value: Any) -> list[str]:
-    flag = "--" + _FLAGS.get(name, name).replace("_", "-")
+    flag = f"--{declared(Naming, Making)[name].flag}"
     if name == "safety_checker":
         return ["--no-safety-checker"]
     if isinstance(value, bool):

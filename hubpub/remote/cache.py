@@ -1,4 +1,4 @@
-"""What was learnt of repos and folders, kept across runs: lists of files, where branches stood, what was fetched.
+"""What fetch keeps across runs: lists of files, where branches stood, what folders hold, digests, locks.
 
 <root>/repos/<endpoint and repo>/<commit>.json    a commit never changes: its list of files and its manifest
 <root>/repos/<endpoint and repo>/refs.json        revision → commit, as last seen; used when the Hub may not be asked
@@ -16,21 +16,32 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from filelock import FileLock
 
-from hubpub.engine.store import Digests, default_root
-from hubpub.errors import CannotWrite
+from hubpub.engine.store import Digests
+from hubpub.errors import FetchError
+from hubpub.files.disk import writing
 from hubpub.release.release import RemoteFile, RemoteState
 
+if TYPE_CHECKING:
+    from hubpub.remote.hub import Hub
 
-class Remembered:
-    """Small files under one root. What cannot be read is not remembered; what cannot be written is not kept."""
+
+class FetchCache:
+    """Small files under one root (HUBPUB_CACHE). Skips what it cannot read, and what it cannot write."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        with writing(root, hint="Set HUBPUB_CACHE to a folder that can be written."):
+            (root / "locks").mkdir(parents=True, exist_ok=True)
+        self.digests = Digests(root / "digests.json")
+
+    def lock(self, folder: Path) -> FileLock:
+        """Held while a folder is written; a second process waits and then finds it done."""
+        return FileLock(self._root / "locks" / f"fetch-{_name(str(folder.resolve()))}.lock")
 
     def commit(self, endpoint: str, repo_id: str, revision: str | None) -> str | None:
         """Where a branch or tag stood when it was last seen."""
@@ -105,24 +116,23 @@ class Remembered:
         return self._root / "fetched" / f"{_name(str(folder.resolve()))}.json"
 
 
-class Memory:
-    """All that fetch keeps across runs, under HUBPUB_CACHE: what was learnt, digests of files, locks of folders."""
-
-    def __init__(self, root: Path | None = None) -> None:
-        self._root = root or default_root()
-        try:
-            (self._root / "locks").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CannotWrite(
-                f"The cache {self._root} cannot be written: {error.strerror}.",
-                hint="Set HUBPUB_CACHE to a folder that can.",
-            ) from error
-        self.remembered = Remembered(self._root)
-        self.digests = Digests(self._root / "digests.json")
-
-    def lock(self, folder: Path) -> FileLock:
-        """Held while a folder is written; a second process waits and then finds it done."""
-        return FileLock(self._root / "locks" / f"fetch-{_name(str(folder.resolve()))}.lock")
+def look_up(repo_id: str, *, hub: Hub, revision: str | None, cache: FetchCache) -> RemoteState:
+    """What a repo holds at a revision. A full commit that was seen before needs no request; nor does any, offline."""
+    endpoint = hub.endpoint
+    if _is_commit(revision) or hub.offline:
+        commit = revision if _is_commit(revision) else cache.commit(endpoint, repo_id, revision)
+        state = cache.state(endpoint, repo_id, commit) if commit else None
+        if state is not None:
+            return state
+        if hub.offline:
+            raise FetchError(
+                f"HF_HUB_OFFLINE is set, and {repo_id} at {revision or 'main'} has not been looked up here before.",
+                hint="Run once without HF_HUB_OFFLINE.",
+            )
+    state = hub.state(repo_id, revision, known=lambda commit: cache.state(endpoint, repo_id, commit))
+    assert state is not None
+    cache.keep_state(endpoint, state, revision)
+    return state
 
 
 def _is_gone(fetched: Mapping[str, Any] | None) -> bool:
@@ -146,3 +156,7 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.{uuid4().hex[:6]}.tmp")
         temporary.write_text(json.dumps(data), encoding="utf-8")
         temporary.replace(path)
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hubpub.engine.store import clone, sha256
-from hubpub.errors import CannotWrite, DigestMismatch, NoSpace, UnsafeArchive
+from hubpub.errors import CannotWrite, DigestMismatch, UnsafeArchive
+from hubpub.files.disk import check_space, writing
 from hubpub.files.paths import check_relative
 from hubpub.release.release import blob_id
 from hubpub.remote.offers import OfferedFile, Selection
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 # Holds what has arrived of unfinished files, each named by its digest.
 PARTIAL: Final = ".hubpub-partial"
-
-_SPARE: Final = 64 << 20
 
 
 class _Stopped(Exception):
@@ -39,6 +36,11 @@ class _Tally:
         self._lock = threading.Lock()
         self.received = 0
         self.stopped = threading.Event()
+
+    @property
+    def left(self) -> int:
+        """Bytes that have not arrived."""
+        return max(0, self._total - self._done)
 
     def add(self, size: int) -> None:
         """Hear of bytes that arrived (negative: that are thrown away)."""
@@ -63,48 +65,27 @@ def bring(
     """Download `files` into `folder`; the number of bytes that came over the network.
 
     Files appear under their names when all of them are here with the right size and digest.
-    Those with the same bytes are downloaded once. Raises NoSpace, CannotWrite, DigestMismatch, FetchError or OSError.
+    Those with the same bytes are downloaded once. Raises NoSpace, CannotWrite, DigestMismatch or FetchError.
     """
     groups: dict[str, list[OfferedFile]] = {}
     for file in files:
         _check_place(folder, file)
         groups.setdefault(file.digest, []).append(file)
     partials = folder / PARTIAL
-    partials.mkdir(parents=True, exist_ok=True)
     have = {digest: _size(partials / _partial_name(digest), group[0].size) for digest, group in groups.items()}
-    check_space(folder, sum(file.size for file in files) - sum(have.values()))
     total = sum(group[0].size for group in groups.values())
     tally = _Tally(total, sum(have.values()), f"downloading {selection.repo_id}", progress)
-    _all_at_once(hub, selection, groups, folder, tally, jobs)
-    for group in groups.values():
-        for number, file in enumerate(group):
-            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-            (partials / _partial_name(file.digest, number)).replace(folder / file.path)
-    shutil.rmtree(partials, ignore_errors=True)  # what is left is of other commits
+    with writing(folder, kept="What has arrived is kept.", left=lambda: tally.left):
+        partials.mkdir(parents=True, exist_ok=True)
+        missing = sum(file.size for file in files) - sum(have.values())
+        check_space(folder, missing, what="The download", hint="Free some space, or choose another folder with --dest.")
+        _all_at_once(hub, selection, groups, folder, tally, jobs)
+        for group in groups.values():
+            for number, file in enumerate(group):
+                (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+                (partials / _partial_name(file.digest, number)).replace(folder / file.path)
+        shutil.rmtree(partials, ignore_errors=True)  # what is left is of other commits
     return tally.received
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Tell what the system refuses: NoSpace or CannotWrite."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise NoSpace(f"The disk of {folder} is full.", hint="Free some space and run again.") from error
-        raise CannotWrite(
-            f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another folder."
-        ) from error
-
-
-def check_space(folder: Path, size: int) -> None:
-    """NoSpace unless `size` bytes fit on the disk of `folder`."""
-    free = shutil.disk_usage(folder).free
-    if free < size + _SPARE:
-        raise NoSpace(
-            f"The download needs {size / 1e9:.2f} GB in {folder}, and {free / 1e9:.2f} GB are free.",
-            hint="Free some space, or choose another folder with --dest.",
-        )
 
 
 def _all_at_once(

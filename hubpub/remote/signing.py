@@ -85,6 +85,11 @@ def sign(data: bytes) -> tuple[str, Signer]:
     return bundle, verify(data, bundle.encode(), wanted=Wanted())
 
 
+def demanded(always: bool, identity: str | None, issuer: str | None) -> Wanted | None:
+    """Whose signature is demanded, None for nobody's; naming somebody demands theirs."""
+    return Wanted(identity=identity, issuer=issuer) if always or identity or issuer else None
+
+
 def verify(data: bytes, bundle: bytes, *, wanted: Wanted, offline: bool = False) -> Signer:
     """Who signed `data`, by a bundle that somebody published beside it.
 

@@ -17,6 +17,8 @@ from hubpub.steps.step import Step
 
 BUNDLE = "model.mlmodelc"
 
+Compiler = Literal["apple", "portable"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compile(Step):
@@ -30,7 +32,7 @@ class Compile(Step):
     component: str
     attention: str | None
     stem: str
-    compiler: Literal["apple", "portable"]
+    compiler: Compiler
     by: str  # the bundle names who wrote it, so another version of hubpub writes other bytes
 
     @property

@@ -157,7 +157,9 @@ class Measure(Step):
             first = f", first in {broken}" if broken else ""
             sentence = f"The {self.component} {kind} gives NaN or infinity{first}."
         else:
-            sentence = f"The {self.component} {kind} is {least:.1f} dB from the source's own; the floor is {floor:g} dB."
+            sentence = (
+                f"The {self.component} {kind} is {least:.1f} dB from the source's own; the floor is {floor:g} dB."
+            )
         return ParityTooLow(
             f"{sentence} Most is lost in {lost}." if lost else sentence,
             hint="More bits help a palettized component; NaN or infinity means that fp16 is too narrow for this "

@@ -143,9 +143,7 @@ def _compare_exactly(operation: schema.Operation, expected: Float16s, tensor: st
         given = immediate.bytes.values if immediate.WhichOneof("value") == "bytes" else immediate.floats.values
         held = np.frombuffer(given, np.float16) if isinstance(given, bytes) else np.array(given, np.float32)
     if held.size != expected.size or not np.array_equal(held, expected.reshape(-1).astype(held.dtype)):
-        raise ParityTooLow(
-            f"The constant of {tensor} is not the source's tensor.", hint="Run `hubpub cache verify`."
-        )
+        raise ParityTooLow(f"The constant of {tensor} is not the source's tensor.", hint="Run `hubpub cache verify`.")
 
 
 def _signal_to_noise(operation: schema.Operation, expected: Float16s, blobs: BlobReader) -> float:

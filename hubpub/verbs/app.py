@@ -6,33 +6,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubpub.errors import CannotWrite, FetchError
+from hubpub.errors import FetchError
+from hubpub.files.disk import writing
 from hubpub.plan.names import REPO_ID
 from hubpub.release.card import ATTENTION_USE
 from hubpub.release.templates import environment
 from hubpub.remote.app_config import AppConfig, app_config, minimum_os
-from hubpub.remote.cache import Memory
-from hubpub.verbs.fetch import Fetched, look_up
+from hubpub.remote.cache import FetchCache, look_up
 
 if TYPE_CHECKING:
     from hubpub.release.release import RemoteState
     from hubpub.remote.hub import Hub
+    from hubpub.verbs.fetch import Fetched
 
 
-def write_config(fetched: Fetched, path: Path, *, hub: Hub, memory: Memory | None = None) -> AppConfig:
-    """Write what an app needs to download the archive of the same attention. Raises FetchError, CannotWrite."""
-    made = app_config(_state(fetched, hub, memory), fetched.variant, endpoint=hub.endpoint)
-    try:
+def write_config(fetched: Fetched, path: Path, *, hub: Hub, cache: FetchCache) -> AppConfig:
+    """Write what an app needs to download the archive of the same attention. FetchError, NoSpace, CannotWrite."""
+    made = app_config(_state(fetched, hub, cache), fetched.variant, endpoint=hub.endpoint)
+    with writing(path, hint="Name another file."):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise CannotWrite(f"{path} cannot be written: {error.strerror}.", hint="Name another file.") from error
     return made
 
 
-def lines(fetched: Fetched, *, hub: Hub, memory: Memory | None = None) -> str | None:
+def lines(fetched: Fetched, *, hub: Hub, cache: FetchCache) -> str | None:
     """Swift that loads what was fetched, or for packages the command that draws with them; None where neither fits."""
-    state = _state(fetched, hub, memory)
+    state = _state(fetched, hub, cache)
     attention, _, form = fetched.variant.rpartition("/")
     if attention not in ATTENTION_USE:
         return None
@@ -63,6 +62,6 @@ def _source(manifest: Mapping[str, Any]) -> str | None:
     return name if REPO_ID.fullmatch(name) else None
 
 
-def _state(fetched: Fetched, hub: Hub, memory: Memory | None) -> RemoteState:
+def _state(fetched: Fetched, hub: Hub, cache: FetchCache) -> RemoteState:
     """What the repo held when it was fetched: remembered since, so no request."""
-    return look_up(fetched.repo_id, hub=hub, revision=fetched.commit, memory=memory or Memory())
+    return look_up(fetched.repo_id, hub=hub, revision=fetched.commit, cache=cache)

@@ -21,6 +21,7 @@ from hubpub.release.lint import Finding, lint_compiled, lint_folder, lint_names,
 from hubpub.release.release import RemoteState, variant_of
 from hubpub.remote.hub import Hub
 from hubpub.remote.offers import Offer, OfferedFile, offers
+from hubpub.verbs.session import Session, using
 
 _MODEL = "Data/com.apple.CoreML/model.mlmodel"
 # A bundle's text is a few MB; nothing larger is read in one go.
@@ -61,11 +62,26 @@ def raise_errors(audited: Audited) -> None:
         )
 
 
-def audit(target: str, *, hub: Hub, revision: str | None = None) -> Audited:
-    """Audit a folder (a release's tree, or one of compiled bundles) or a repo of the Hub."""
+def audit(
+    target: str | Path,
+    *,
+    revision: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    session: Session | None = None,
+) -> Audited:
+    """Find what apps will stumble over in a folder (a release's tree, or compiled bundles) or a repo of the Hub.
+
+    `raise_errors` turns what keeps an app from working into a FindingsError.
+    """
     folder = Path(target)
     if folder.is_dir():
         return _audit_folder(folder)
+    with using(session, endpoint=endpoint, token=token) as opened:
+        return _audit_repo(str(target), opened.hub, revision)
+
+
+def _audit_repo(target: str, hub: Hub, revision: str | None) -> Audited:
     state = hub.state(check_repo_id(target), revision)
     if state is None or not (found := offers(state)):
         raise FetchError(f"{target} offers no Core ML models.", hint="Check the name.")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubpub.errors import CannotWrite
+from hubpub.files.disk import writing
 from hubpub.release.templates import environment
 from hubpub.remote.destinations import changes
 
@@ -26,8 +26,8 @@ _MOST_ROWS = 60
 
 
 def write(attempts: Sequence[Attempt], folder: Path) -> None:
-    """Write all files of the summary into `folder`, made where it is missing. Raises CannotWrite."""
-    try:
+    """Write all files of the summary into `folder`, made where it is missing. Raises NoSpace, CannotWrite."""
+    with writing(folder, hint="Choose another folder with --report."):
         folder.mkdir(parents=True, exist_ok=True)
         manifests = [_write_manifest(attempt, folder) for attempt in attempts]
         _write(folder / "summary.md", markdown(attempts))
@@ -36,10 +36,6 @@ def write(attempts: Sequence[Attempt], folder: Path) -> None:
         paths = {"summary": str((folder / "summary.md").resolve()), "result": str((folder / "result.json").resolve())}
         values = {**(outputs(attempts[0], manifests[0]) if len(attempts) == 1 else {}), **paths}
         _write(folder / "outputs.txt", "".join(f"{key}={value}\n" for key, value in values.items()))
-    except OSError as error:
-        raise CannotWrite(
-            f"The summary cannot be written to {folder}: {error.strerror}.", hint="Choose another folder with --report."
-        ) from error
 
 
 def outputs(attempt: Attempt, manifest: Path | None) -> dict[str, str]:

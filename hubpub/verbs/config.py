@@ -1,14 +1,39 @@
-"""config: what a hubpub.toml comes to, with defaults and flags; as TOML that hubpub reads again. Pure."""
+"""config: what a hubpub.toml comes to, with defaults and flags; as TOML that hubpub reads again."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from hubpub.plan.config import FILE, Config, File
+from hubpub.plan.config import FILE, Config, File, read_defaults
+from hubpub.verbs import settings as of_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The models that a config file comes to, and what it says for running and fetching."""
+
+    models: tuple[Config, ...]
+    defaults: File
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object per model."""
+        return [settings(model) for model in self.models]
+
+    def to_toml(self) -> str:
+        """A hubpub.toml that says all of it."""
+        return as_toml(self.models, self.defaults)
+
+
+def show(source: str | None, config: Path | None) -> Shown:
+    """What a config file comes to, defaults included; `source` chooses one of its models."""
+    models = of_command.models(source, config, {})
+    return Shown(models=tuple(models), defaults=read_defaults(config, Path.cwd()))
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -16,17 +16,16 @@ from typing import Any
 from hubpub.checkpoints import open_checkpoint
 from hubpub.engine.runner import execute
 from hubpub.engine.store import Entry, sha256
-from hubpub.plan.config import effective
+from hubpub.plan.config import Config, effective
 from hubpub.plan.names import Artifact
+from hubpub.plan.plan import Plan
 from hubpub.release.card import render
 from hubpub.release.outcome import Outcome, manifest
 from hubpub.release.release import Release, merge
-from hubpub.remote.destinations import Receipt, send
-from hubpub.remote.destinations.folder import FolderDestination
-from hubpub.plan.plan import Plan
+from hubpub.remote.destinations import Means, Receipt, open_destination, send
 from hubpub.steps import FromSource, FromStep, Step, Weights
 from hubpub.verbs.preparation import Prepared, flags, preflight, prepare
-from hubpub.verbs.session import Session
+from hubpub.verbs.session import Session, using
 
 
 def convert(
@@ -37,6 +36,8 @@ def convert(
     bits: int = 6,
     formats: Sequence[str] = ("packages", "compiled", "zip"),
     out: str | Path | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
     session: Session | None = None,
     **settings: Any,
 ) -> Outcome:
@@ -50,12 +51,15 @@ def convert(
     PreflightError before any work, StepFailed when a step fails.
     """
     given = {"source": str(source), "to": repo_id, "attention": attention, "bits": bits, "formats": formats, **settings}
-    session = session or Session.open()
-    with session.store.in_use():
-        prepared = prepare(effective({}, flags(given)), session, owner=None)
-        outcome = make(prepared, session, out=Path(out) if out else None)
-        if out is not None:
-            write(outcome, Path(out), session)
+    with using(session, endpoint=endpoint, token=token) as opened:
+        return convert_config(effective({}, flags(given)), out=Path(out) if out else None, session=opened)
+
+
+def convert_config(config: Config, *, out: Path | None, session: Session) -> Outcome:
+    """As `convert`, of one model's settings."""
+    outcome = make(prepare(config, session, owner=None), session, out=out)
+    if out is not None:
+        write(outcome, out, session)
     return outcome
 
 
@@ -99,7 +103,7 @@ def release(outcome: Outcome, *, remote_manifest: Mapping[str, Any] | None, prun
 
 def write(outcome: Outcome, out: Path, session: Session) -> Receipt:
     """Write an outcome's tree into a folder: exactly what publish uploads."""
-    destination = FolderDestination(out)
+    destination = open_destination("folder", str(out), Means(hub=lambda: session.hub, digests=session.store.digests))
     base = destination.current()
     made = release(outcome, remote_manifest=base.manifest)
     return send(destination, made, base=base, progress=session.report.transfer)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -17,9 +16,10 @@ import psutil
 
 from hubpub import __version__
 from hubpub.engine.progress import human
-from hubpub.engine.store import Store
-from hubpub.errors import Damaged, HubpubError, PreflightError, StoreError, ToolMissing
+from hubpub.errors import Damaged, HubpubError, PreflightError, ToolMissing
+from hubpub.files import disk as disks
 from hubpub.files.processes import find_coremlcompiler
+from hubpub.verbs.session import Session
 
 if TYPE_CHECKING:
     from hubpub.remote.hub import Hub
@@ -75,19 +75,19 @@ class Check:
         return asdict(self)
 
 
-def examine(root: Path, *, hub: Callable[[], Hub], anonymous: bool = False) -> Iterator[Check]:
-    """All checks, in order; those of the Hub wait for it. `root` is the store's folder; `anonymous`: ask no account."""
+def examine(session: Session, *, anonymous: bool = False) -> Iterator[Check]:
+    """All checks, in order; those of the Hub wait for it. `anonymous`: ask no account."""
     yield python()
     for part in _PARTS:
         yield packages(part)
     yield compiler()
     yield memory()
-    yield disk(root)
-    yield store(root)
-    reached = endpoint(hub)
+    yield disk(session.root)
+    yield store(session)
+    reached = endpoint(session)
     yield reached
     if reached.state == "ok" and not anonymous:
-        yield account(hub())
+        yield account(session.hub)
 
 
 def raise_broken(checks: list[Check]) -> None:
@@ -152,10 +152,9 @@ def memory() -> Check:
 
 def disk(root: Path) -> Check:
     """Room where the store is."""
-    place = next(folder for folder in [root.absolute(), *root.absolute().parents] if folder.exists())
-    free = shutil.disk_usage(place).free
+    free = disks.free(root)
     found = f"{human(free)} free at {root}"
-    if not os.access(place, os.W_OK):
+    if not os.access(disks.nearest(root), os.W_OK):
         to_do = "Set HUBPUB_CACHE to a folder that can be written."
         return Check(name="disk", state="broken", found=f"{root} cannot be written", to_do=to_do)
     if free < _ROOM:
@@ -164,12 +163,13 @@ def disk(root: Path) -> Check:
     return Check(name="disk", state="ok", found=found)
 
 
-def store(root: Path) -> Check:
+def store(session: Session) -> Check:
     """Whether the store's entries can be read, and what killed runs left in it."""
+    root = session.root
     if not root.is_dir():
         return Check(name="store", state="ok", found=f"{root} is not there yet")
     try:
-        opened = Store(root)
+        opened = session.store
         entries = list(opened.entries())
         lost = [
             entry for entry in entries for file in entry.files if not _is_whole(entry.payload / file.path, file.size)
@@ -177,7 +177,7 @@ def store(root: Path) -> Check:
         stale = sum(1 for _ in opened.stale_work())
     except Damaged as error:
         return Check(name="store", state="broken", found=error.message, to_do="`hubpub cache verify` removes it.")
-    except StoreError as error:
+    except HubpubError as error:
         return Check(name="store", state="broken", found=error.message, to_do=error.hint)
     found = f"{len(entries)} steps, {human(sum(entry.size for entry in entries))}"
     if lost:
@@ -190,10 +190,10 @@ def store(root: Path) -> Check:
     return Check(name="store", state="ok", found=found)
 
 
-def endpoint(hub: Callable[[], Hub]) -> Check:
+def endpoint(session: Session) -> Check:
     """Whether the Hub answers."""
     try:
-        asked = hub()
+        asked = session.hub
         if asked.offline:
             to_do = "Unset HF_HUB_OFFLINE to publish, or to fetch what is not here."
             return Check(name="endpoint", state="note", found="HF_HUB_OFFLINE is set", to_do=to_do)

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hubpub.engine.store import StoredFile
-from hubpub.errors import CannotWrite, ConfigError, FetchError, UnsafeArchive
+from hubpub.errors import CannotWrite, FetchError, UnsafeArchive
+from hubpub.files.disk import writing
 from hubpub.files.unzip import unpack
+from hubpub.plan.config import Fetch
 from hubpub.plan.names import check_repo_id, fetch_folder
-from hubpub.release.release import RemoteState
 from hubpub.remote import folder_check, offers
-from hubpub.remote.cache import Memory
-from hubpub.remote.download import bring, writing
+from hubpub.remote.cache import FetchCache, look_up
+from hubpub.remote.download import bring
 from hubpub.remote.offers import Offer, OfferedFile, Selection
-from hubpub.remote.signing import Signer, Wanted
+from hubpub.remote.signing import Signer, Wanted, demanded
+from hubpub.verbs.session import Session, using
+from hubpub.verbs.settings import configured
 from hubpub.verbs.trust import check_covered, signed
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class Fetched:
     received: int = 0  # bytes that came over the network
     dry_run: bool = False
     signer: Signer | None = None  # None: not asked for
+    usage: str | None = None  # lines that load it, for whoever reads along
 
     def to_json(self) -> dict[str, Any]:
         """The result for programs."""
@@ -80,8 +84,10 @@ def fetch(
     dry_run: bool = False,
     force: bool = False,
     signed_by: Wanted | None = None,
+    app_config: str | Path | None = None,
     jobs: int = JOBS,
     report: Progress | None = None,
+    session: Session | None = None,
 ) -> Path:
     """Bring a variant of a repo to this machine; the folder that holds its models.
 
@@ -90,26 +96,76 @@ def fetch(
     The folder is `dest`, else `models/<repo>_<attention>_<format>`; the models lie directly
     in it. Every file has been checked by size and digest. `force` downloads everything
     again and removes stale files inside models. With `signed_by` the manifest must be
-    signed by them (`Wanted()`: by anybody). `report` hears (done bytes, all bytes, label).
+    signed by them (`Wanted()`: by anybody). `app_config` names a JSON file to write, with what
+    an app needs to download the archive itself. `report` is called with (done bytes, all bytes, label).
 
     Raises FetchError (NoSuchVariant, DigestMismatch, UnsafeArchive), AccessDenied or NoSpace.
     """
-    from hubpub.remote.hub import connect
-
-    with connect(endpoint, token) as hub:
-        return run(
-            repo_id or _configured(),
-            variant,
-            hub=hub,
-            revision=revision,
-            dest=Path(dest) if dest is not None else None,
-            archive=zip,
+    with using(session, endpoint=endpoint, token=token) as opened:
+        return fetch_as(
+            Fetch.model_validate(
+                {"variant": variant, "revision": revision, "dest": None if dest is None else str(dest), "zip": zip}
+            ),
+            repo_id=repo_id or configured(),
             dry_run=dry_run,
             force=force,
             signed_by=signed_by,
+            app_config=Path(app_config) if app_config is not None else None,
             jobs=jobs,
             progress=report,
+            session=opened,
         ).folder
+
+
+def fetch_as(
+    wanted: Fetch,
+    *,
+    repo_id: str,
+    dry_run: bool = False,
+    force: bool = False,
+    signed_by: Wanted | None = None,
+    app_config: Path | None = None,
+    usage: bool = False,
+    jobs: int = JOBS,
+    progress: Progress | None = None,
+    session: Session,
+) -> Fetched:
+    """As `fetch`, with all that can be reported; `wanted` may name who must have signed, too."""
+    from hubpub.verbs import app
+
+    fetched = run(
+        repo_id,
+        wanted.variant,
+        hub=session.hub,
+        cache=session.cache,
+        revision=wanted.revision,
+        dest=Path(wanted.dest) if wanted.dest is not None else None,
+        archive=wanted.zip,
+        dry_run=dry_run,
+        force=force,
+        signed_by=signed_by or demanded(wanted.verify_signature, wanted.identity, wanted.issuer),
+        jobs=jobs,
+        progress=progress or session.report.transfer,
+    )
+    if app_config is not None:
+        app.write_config(fetched, app_config, hub=session.hub, cache=session.cache)
+    if usage and not dry_run:
+        return replace(fetched, usage=app.lines(fetched, hub=session.hub, cache=session.cache))
+    return fetched
+
+
+def variants(
+    repo_id: str | None = None,
+    *,
+    revision: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    session: Session | None = None,
+) -> tuple[Offer, ...]:
+    """The variants that a repo offers; by default the repo that hubpub.toml names."""
+    repo_id = check_repo_id(repo_id or configured())
+    with using(session, endpoint=endpoint, token=token) as opened:
+        return offers.offers(look_up(repo_id, hub=opened.hub, revision=revision, cache=opened.cache))
 
 
 def run(
@@ -117,6 +173,7 @@ def run(
     variant: str = "original/packages",
     *,
     hub: Hub,
+    cache: FetchCache,
     revision: str | None = None,
     dest: Path | None = None,
     archive: bool = False,
@@ -124,19 +181,17 @@ def run(
     force: bool = False,
     signed_by: Wanted | None = None,
     jobs: int = JOBS,
-    memory: Memory | None = None,
     progress: Progress | None = None,
 ) -> Fetched:
-    """As `fetch`, with all that can be said about what was done."""
-    memory = memory or Memory()
-    state = look_up(check_repo_id(repo_id), hub=hub, revision=revision, memory=memory)
+    """Fetch from `hub`, with what `cache` keeps of earlier runs."""
+    state = look_up(check_repo_id(repo_id), hub=hub, revision=revision, cache=cache)
     signer = None
     if signed_by is not None:
-        state, signer = signed(state, signed_by, hub=hub, memory=memory)
+        state, signer = signed(state, signed_by, hub=hub, cache=cache)
     selection = offers.select(state, offers.archive_of(variant) if archive else variant)
     if signed_by is not None:
         check_covered(selection)
-    how = _How(hub=hub, memory=memory, dry_run=dry_run, force=force, jobs=jobs, progress=progress)
+    how = _How(hub=hub, cache=cache, dry_run=dry_run, force=force, jobs=jobs, progress=progress)
     if selection.offer.format == "zip":
         stem = selection.offer.files[0].path.removesuffix(".zip")
         fetched = _fetch_archive(selection, dest or Path("models", stem), how)
@@ -145,36 +200,12 @@ def run(
     return replace(fetched, signer=signer)
 
 
-def variants(repo_id: str, *, hub: Hub, revision: str | None = None, memory: Memory | None = None) -> tuple[Offer, ...]:
-    """The variants that a repo offers."""
-    return offers.offers(look_up(check_repo_id(repo_id), hub=hub, revision=revision, memory=memory or Memory()))
-
-
-def look_up(repo_id: str, *, hub: Hub, revision: str | None, memory: Memory) -> RemoteState:
-    """What a repo holds at a revision. A full commit that was seen before needs no request; nor does any, offline."""
-    remembered, endpoint = memory.remembered, hub.endpoint
-    if _is_commit(revision) or hub.offline:
-        commit = revision if _is_commit(revision) else remembered.commit(endpoint, repo_id, revision)
-        state = remembered.state(endpoint, repo_id, commit) if commit else None
-        if state is not None:
-            return state
-        if hub.offline:
-            raise FetchError(
-                f"HF_HUB_OFFLINE is set, and {repo_id} at {revision or 'main'} has not been looked up here before.",
-                hint="Run once without HF_HUB_OFFLINE.",
-            )
-    found = hub.state(repo_id, revision, known=lambda commit: remembered.state(endpoint, repo_id, commit))
-    assert found is not None
-    remembered.keep_state(endpoint, found, revision)
-    return found
-
-
 @dataclass(frozen=True, kw_only=True)
 class _How:
     """How one fetch is done."""
 
     hub: Hub
-    memory: Memory
+    cache: FetchCache
     dry_run: bool
     force: bool
     jobs: int
@@ -188,7 +219,7 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
         missing = (
             files
             if how.force
-            else tuple(file for file in files if not folder_check.is_here(folder, file, how.memory.digests))
+            else tuple(file for file in files if not folder_check.is_here(folder, file, how.cache.digests))
         )
         extra = folder_check.others(folder, {file.path for file in files})
         fetched = Fetched(
@@ -208,7 +239,7 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
             removed = folder_check.remove_stale(folder, extra) if how.force else ()
         for file in missing:
             if file.sha256:
-                how.memory.digests.remember(folder / file.path, file.sha256)
+                how.cache.digests.remember(folder / file.path, file.sha256)
         _remember(selection, folder, [(file.path, file.size, file.digest) for file in files], how)
     kept = tuple(path for path in extra if path not in removed)
     return replace(fetched, extra=kept, removed=removed, received=received)
@@ -230,8 +261,8 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
     archive = selection.offer.files[0]
     _check_folder(folder)
     with _locked(folder, how):
-        known = how.memory.remembered.fetched(folder)
-        whole = known is not None and folder_check.is_whole(folder, known, how.memory.digests)
+        known = how.cache.fetched(folder)
+        whole = known is not None and folder_check.is_whole(folder, known, how.cache.digests)
         done = not how.force and known is not None and whole and known.get("archive") == archive.digest
         fetched = Fetched(
             repo_id=selection.repo_id,
@@ -249,7 +280,7 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
         with writing(folder):
             received, files = _unpacked(selection, archive, folder.resolve(), how)
         for file in files:
-            how.memory.digests.remember(folder / file.path, file.sha256)
+            how.cache.digests.remember(folder / file.path, file.sha256)
         told = [(file.path, file.size, f"sha256:{file.sha256}") for file in files]
         _remember(selection, folder, told, how, archive=archive.digest)
     return replace(fetched, received=received)
@@ -261,7 +292,7 @@ def _unpacked(
     """Make `folder` of an archive in one move; what an earlier run has brought already is used."""
     staging = folder.with_name(f".{folder.name}.partial")
     packed, fresh, replaced = staging / archive.path, staging / "unpacked", staging / "replaced"
-    here = not how.force and folder_check.is_here(staging, archive, how.memory.digests)
+    here = not how.force and folder_check.is_here(staging, archive, how.cache.digests)
     received = _bring(selection, () if here else (archive,), staging, how)
     shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
     try:
@@ -285,14 +316,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def _locked(folder: Path, how: _How) -> AbstractContextManager[Any]:
-    return nullcontext() if how.dry_run else how.memory.lock(folder)
+    return nullcontext() if how.dry_run else how.cache.lock(folder)
 
 
 def _remember(
     selection: Selection, folder: Path, files: Sequence[tuple[str, int, str]], how: _How, archive: str | None = None
 ) -> None:
-    how.memory.digests.save()
-    how.memory.remembered.keep_fetched(
+    how.cache.digests.save()
+    how.cache.keep_fetched(
         folder,
         {
             "endpoint": how.hub.endpoint,
@@ -303,17 +334,3 @@ def _remember(
             "files": [list(file) for file in files],
         },
     )
-
-
-def _configured() -> str:
-    """The one repo that the config file here names."""
-    from hubpub.plan.config import read_file
-
-    listed = [str(model["to"]) for model in read_file(None, Path.cwd()) if model.get("to")]
-    if len(listed) == 1:
-        return listed[0]
-    raise ConfigError("No repo was named.", hint="Name one, or write hubpub.toml with one [[models]] that has `to`.")
-
-
-def _is_commit(revision: str | None) -> bool:
-    return revision is not None and len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)

@@ -10,11 +10,11 @@ from typing import Any
 
 from hubpub.engine.runner import locate
 from hubpub.errors import BadInput, ConfigError
+from hubpub.files.disk import writing
 from hubpub.plan.config import effective
 from hubpub.plan.names import MANIFEST
 from hubpub.release.outcome import Outcome
 from hubpub.release.release import parse_manifest
-from hubpub.remote.cache import Memory
 from hubpub.runtime import pictures
 from hubpub.runtime.pictures import Painter, Pixels, Request
 from hubpub.sources.metadata import MODEL_INDEX
@@ -23,7 +23,7 @@ from hubpub.steps.package import PACKAGE
 from hubpub.steps.sample import PARTS
 from hubpub.verbs.convert import make
 from hubpub.verbs.preparation import prepare
-from hubpub.verbs.session import Session
+from hubpub.verbs.session import Session, using
 
 COMPARED: tuple[int, ...] = (16, 8, 6, 4)
 _TOKENIZER = ("vocab.json", "merges.txt")
@@ -43,16 +43,28 @@ class Drawn:
 
 
 def generate(
-    folder: Path, request: Request, out: Path, *, session: Session, source: Path | None = None, device: str = "cpu"
+    folder: str | Path,
+    request: Request,
+    out: str | Path = "picture.png",
+    *,
+    source: str | Path | None = None,
+    device: str = "cpu",
+    endpoint: str | None = None,
+    token: str | None = None,
+    session: Session | None = None,
 ) -> Drawn:
     """Draw one picture with the packages in `folder` and write it to `out` (PNG).
 
-    `folder` is one that was fetched or converted; `source` names a diffusers folder where
-    neither tells of tokenizer and scheduler.
+    `folder` is one that was fetched or converted; `source` names a diffusers folder, needed
+    where neither has a tokenizer and a scheduler's settings.
     """
-    packages, tokenizer, facts = _resources(folder, source, session)
+    from PIL import Image
+
+    out = Path(out)
+    with using(session, endpoint=endpoint, token=token) as opened:
+        packages, tokenizer, facts = _resources(Path(folder), Path(source) if source else None, opened)
     painter = pictures.load(packages, tokenizer, facts, device=device)
-    _save(pictures.draw(painter, request), out)
+    _save(Image.fromarray(pictures.draw(painter, request)), out)
     return Drawn(path=out, request=request, psnr={})
 
 
@@ -80,8 +92,7 @@ def compare(
         picture = pictures.draw(painter, request)
         psnr[str(width)] = round(pictures.picture_psnr(reference, picture), 2)
         drawings[f"{width} bits\n{psnr[str(width)]:.1f} dB"] = picture
-    out.parent.mkdir(parents=True, exist_ok=True)
-    pictures.sheet(drawings).save(out)
+    _save(pictures.sheet(drawings), out)
     return Drawn(path=out, request=request, psnr=psnr)
 
 
@@ -118,7 +129,7 @@ def _resources(folder: Path, source: Path | None, session: Session) -> tuple[Pat
             tokenizer = packages.parent / "compiled"
             if manifest is not None and all((tokenizer / name).is_file() for name in _TOKENIZER):
                 return packages, tokenizer, manifest
-    known = Memory().remembered.fetched(folder)
+    known = session.cache.fetched(folder)
     if known is not None:
         return folder, *_from_repo(known, session)
     raise ConfigError(
@@ -142,7 +153,7 @@ def _facts_of_source(source: Path) -> Mapping[str, Any]:
 def _from_repo(known: Mapping[str, Any], session: Session) -> tuple[Path, Mapping[str, Any]]:
     """Tokenizer and manifest of the repo that a folder was fetched from, kept beside the store."""
     repo_id, commit = str(known["repo_id"]), str(known["commit"])
-    kept = session.store.root / "tokenizers" / commit
+    kept = session.root / "tokenizers" / commit
     if not (kept / MANIFEST).is_file():
         state = session.hub.state(repo_id, commit)
         paths = {path.rpartition("/")[2]: path for path in _tokenizer_paths(state)}
@@ -150,10 +161,11 @@ def _from_repo(known: Mapping[str, Any], session: Session) -> tuple[Path, Mappin
             raise ConfigError(
                 f"{repo_id} holds no tokenizer beside its models.", hint="Name the source's folder with --source."
             )
-        kept.mkdir(parents=True, exist_ok=True)
-        for name, path in paths.items():
-            (kept / name).write_bytes(session.hub.read(repo_id, commit, path, limit=16 << 20))
-        (kept / MANIFEST).write_text(json.dumps(state.manifest), encoding="utf-8")
+        with writing(kept, hint="Set HUBPUB_CACHE to a folder that can be written."):
+            kept.mkdir(parents=True, exist_ok=True)
+            for name, path in paths.items():
+                (kept / name).write_bytes(session.hub.read(repo_id, commit, path, limit=16 << 20))
+            (kept / MANIFEST).write_text(json.dumps(state.manifest), encoding="utf-8")
     return kept, json.loads((kept / MANIFEST).read_text(encoding="utf-8"))
 
 
@@ -167,8 +179,7 @@ def _read(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _save(picture: Pixels, out: Path) -> None:
-    from PIL import Image
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(out)
+def _save(picture: Any, out: Path) -> None:
+    with writing(out, hint="Name another file with -o."):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(out)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubpub import __version__
-from hubpub.errors import CannotWrite, SourceError
+from hubpub.errors import HubpubError, SourceError
+from hubpub.files.disk import writing
 from hubpub.plan.config import FILE
 from hubpub.plan.names import check_repo_id, default_destination
 from hubpub.release.templates import environment, folder
 from hubpub.sources import source as sources
 from hubpub.sources.metadata import MODEL_INDEX, read_facts
+from hubpub.verbs.session import Session, using
 
 WORKFLOW = Path(".github", "workflows", "hubpub.yml")
 _WIDTH = 6  # bits, the default of hubpub.toml
@@ -63,6 +65,19 @@ def licence_of(source: str, home: Path) -> str | None:
     return str(facts.card.get("license") or "")
 
 
+def account(*, endpoint: str | None = None, token: str | None = None, session: Session | None = None) -> str | None:
+    """The account that publish would publish to; None without a token, offline, or where the Hub does not answer."""
+    with using(session, endpoint=endpoint, token=token) as opened:
+        try:
+            hub = opened.hub
+            if hub.offline or hub.token is None:
+                return None
+            hub.ping()
+            return hub.whoami().name
+        except HubpubError:
+            return None
+
+
 def destination(source: str, owner: str) -> str:
     """The destination that publish would take by itself. Raises ConfigError for what is no source."""
     return default_destination(owner, sources.parse(source).name, _WIDTH)
@@ -86,16 +101,12 @@ def files(answers: Answers, *, workflow: bool) -> tuple[Written, ...]:
 
 
 def write(written: Iterable[Written], home: Path) -> None:
-    """Write the files into `home`. Raises CannotWrite."""
+    """Write the files into `home`. Raises NoSpace, CannotWrite."""
     for file in written:
         path = home / file.path
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(file.text, encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise CannotWrite(
-                f"{file.path} cannot be written: {error.strerror}.", hint="Choose another folder."
-            ) from error
 
 
 def _read(path: Path) -> bytes | None:

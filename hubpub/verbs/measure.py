@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from hubpub.architectures import Component, check_components, component_of_output
 from hubpub.coreml.package import read_model
@@ -22,14 +22,16 @@ from hubpub.coreml.survey import survey
 from hubpub.engine.store import sha256
 from hubpub.errors import ConfigError, ParityTooLow, ToolMissing
 from hubpub.plan.config import effective
-from hubpub.plan.names import check_repo_id
+from hubpub.remote.signing import Wanted
 from hubpub.steps import FromSource, Reference
 from hubpub.verbs import fetch
 from hubpub.verbs.preparation import Prepared, prepare
 from hubpub.verbs.session import Session
+from hubpub.verbs.verify import Verified, check, raise_findings
 
 if TYPE_CHECKING:
     from hubpub.steps.reference import Arrays
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -60,6 +62,43 @@ class _Package:
     bits: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A check of digests and structure, and where a source was named the numbers (None: no source)."""
+
+    verified: Verified
+    measured: tuple[Measured, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        if self.measured is None:
+            return self.verified.to_json()
+        return {**self.verified.to_json(), "measured": [one.to_json() for one in self.measured]}
+
+    def raise_wrong(self) -> None:
+        """Raise FilesChanged for findings, else ParityTooLow for numbers below their floors."""
+        raise_findings(self.verified)
+        raise_low(self.measured or ())
+
+
+def check_and_measure(
+    target: str,
+    source: str | None,
+    *,
+    session: Session,
+    revision: str | None = None,
+    signed_by: Wanted | None = None,
+    floors: Mapping[str, float],
+) -> Compared:
+    """Check a release; where nothing is wrong and `source` is named, compare its packages with that source."""
+    verified = check(target, session=session, revision=revision, signed_by=signed_by)
+    if source is None:
+        return Compared(verified=verified, measured=None)
+    compare = not verified.findings
+    measured = measure(target, source, session=session, revision=revision, floors=floors) if compare else ()
+    return Compared(verified=verified, measured=measured)
+
+
 def measure(
     target: str, source: str, *, session: Session, revision: str | None = None, floors: Mapping[str, float]
 ) -> tuple[Measured, ...]:
@@ -74,14 +113,13 @@ def measure(
     if folder.is_dir():
         return tuple(_measure_folder(folder, source, session, floors))
     # beside the store, where there is room for models
-    session.store.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=session.store.root, prefix="measure-") as temporary:
-        offers = fetch.variants(check_repo_id(target), hub=session.hub, revision=revision)
+    session.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=session.root, prefix="measure-") as temporary:
+        offers = fetch.variants(target, revision=revision, session=session)
         for offer in offers:
             if offer.format == "packages":
                 place = Path(temporary) / offer.name
-                progress = session.report.transfer
-                fetch.run(target, offer.name, hub=session.hub, revision=revision, dest=place, progress=progress)
+                fetch.fetch(target, offer.name, revision=revision, dest=place, session=session)
         return tuple(_measure_folder(Path(temporary), source, session, floors))
 
 

@@ -31,7 +31,7 @@ from hubpub.plan.planner import make_plan, source_files
 from hubpub.sources import source as sources
 from hubpub.sources.metadata import Facts, read_facts
 from hubpub.sources.resolve import Opened, Progress, open_source
-from hubpub.steps import Archive, Compile, Measure, Reference, Step, Weights
+from hubpub.steps import Archive, Compile, Reference, Step, Weights
 from hubpub.verbs.session import Session
 
 # Left free for everything else on the machine.
@@ -163,7 +163,11 @@ def _memory(missing: Sequence[Step]) -> list[HubpubError]:
         NotEnoughMemory(
             f"{largest.label} needs about {human(largest.memory)} of memory, and this machine has {human(total)}.",
             hint="Use a larger machine"
-            + (", or leave the numeric gate out with --verify weights." if isinstance(largest, Measure | Reference) else "."),
+            + (
+                ", or leave the numeric gate out with --verify weights."
+                if isinstance(largest, Measure | Reference)
+                else "."
+            ),
         )
     ]
 

@@ -7,46 +7,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hubpub.errors import CannotWrite, ConfigError, DigestMismatch, SourceNotFound
+from hubpub.errors import ConfigError, DigestMismatch, SourceNotFound, raise_problems
 from hubpub.files.paths import check_all
-from hubpub.plan.config import Config, effective
+from hubpub.plan.config import Config, Delivery, effective
 from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
 from hubpub.release.outcome import Outcome
 from hubpub.release.release import Operation, Release, RemoteState, merge, parse_manifest, variant_of
 from hubpub.remote import signing
-from hubpub.remote.destinations import Receipt, changes, laid_out, planned_bytes, tally
-from hubpub.remote.destinations.hub import HubDestination
-from hubpub.remote.hub import Account, is_content
+from hubpub.remote.destinations import (
+    Destination,
+    Means,
+    Receipt,
+    changes,
+    laid_out,
+    open_destination,
+    planned_bytes,
+    tally,
+)
+from hubpub.remote.hub import is_content
+from hubpub.steps.step import Step
 from hubpub.verbs.audit import check_release
 from hubpub.verbs.convert import make, release
 from hubpub.verbs.preparation import Prepared, flags, prepare
-from hubpub.verbs.session import Session
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """How a release is delivered."""
-
-    dry_run: bool = False
-    create_pr: bool = False
-    branch: str | None = None
-    private: bool = False
-    tag: str | None = None
-    prune: bool = False
-    sign: bool = False
-
-    @classmethod
-    def of(cls, config: Config, *, dry_run: bool = False) -> Delivery:
-        """What a model's settings say of it."""
-        return cls(
-            dry_run=dry_run,
-            create_pr=config.create_pr,
-            branch=config.branch,
-            private=config.private,
-            tag=config.tag,
-            prune=config.prune,
-            sign=config.sign,
-        )
+from hubpub.verbs.session import Session, using
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,44 +88,44 @@ def publish(
     """Publish a source (or an Outcome of `convert`, or a folder that it wrote) in one commit.
 
     Settings are the keys of hubpub.toml (`attention`, `bits`, `formats`, `license`, …).
+    `endpoint="local"` publishes to the embedded Hub.
     Readers of the repo see the old release or the new one, never a mixture.
 
     Raises the errors of `hubpub.errors`; nothing is published when one is raised, except
     where its sentence says otherwise.
     """
-    session = session or Session.open(endpoint=endpoint, token=token)
-    delivery = Delivery(
-        dry_run=dry_run, create_pr=create_pr, branch=branch, private=private, tag=tag, prune=prune, sign=sign
+    delivery = Delivery.model_validate(
+        {"create_pr": create_pr, "branch": branch, "private": private, "tag": tag, "prune": prune, "sign": sign}
     )
-    with session.store.in_use():
+    with using(session, endpoint=endpoint, token=token) as opened:
         if isinstance(source, Outcome):
-            return _publish_outcome(source, delivery=delivery, session=session).receipt
+            return _publish_outcome(source, delivery=delivery, dry_run=dry_run, session=opened).receipt
         if is_converted(Path(source)):
-            return publish_folder(Path(source), repo_id=repo_id, delivery=delivery, session=session).receipt
-        config = effective({}, flags({"source": str(source), "to": repo_id, **settings}))
-        return publish_config(config, delivery=delivery, session=session).receipt
+            return publish_folder(
+                Path(source), repo_id=repo_id, delivery=delivery, dry_run=dry_run, session=opened
+            ).receipt
+        config = effective({}, flags({"source": str(source), "to": repo_id, **delivery.model_dump(), **settings}))
+        return publish_config(config, dry_run=dry_run, session=opened).receipt
 
 
-def publish_config(config: Config, *, delivery: Delivery, session: Session) -> Published:
+def publish_config(config: Config, *, dry_run: bool, session: Session) -> Published:
     """Plan, check, make and deliver one model."""
-    _check_signing(delivery)
-    account = None
-    if config.to is None or not delivery.dry_run:
-        account = session.hub.whoami()  # before any work: a token is needed in the end
-    prepared = prepare(config, session, owner=account.name if account else None)
-    if account is not None and not delivery.dry_run:
-        check_rights(account, prepared.plan.destination, create_pr=delivery.create_pr)
-    destination = _destination(prepared.plan.destination, delivery, session)
+    # before any work: a token is needed in the end
+    owner = session.hub.whoami().name if config.to is None or not dry_run else None
+    prepared = prepare(config, session, owner=owner)
+    destination = _destination(prepared.plan.destination, config.delivery, session)
+    _preflight(destination, _planned(prepared), delivery=config.delivery, dry_run=dry_run)
     base = destination.current()
-    missing = prepared.missing(session.store)
-    if delivery.dry_run and missing:
-        return _foreseen(prepared, base, delivery, session)
+    if dry_run and (missing := prepared.missing(session.store)):
+        return _foreseen(_planned(prepared), missing, destination, base, signs=config.sign)
     outcome = make(prepared, session)
-    made = release(outcome, remote_manifest=base.manifest, prune=delivery.prune)
-    return _deliver(made, destination, base, delivery=delivery, session=session)
+    made = release(outcome, remote_manifest=base.manifest, prune=config.prune)
+    return _deliver(made, destination, base, sign=config.sign, dry_run=dry_run, session=session)
 
 
-def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, session: Session) -> Published:
+def publish_folder(
+    folder: Path, *, repo_id: str | None, delivery: Delivery, dry_run: bool, session: Session
+) -> Published:
     """Deliver a folder that `convert` wrote, after checking every file against its manifest."""
     manifest = parse_manifest((folder / MANIFEST).read_bytes()) or {}
     try:
@@ -160,11 +143,9 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
             hint=f"Convert it with --to {destination_id}.",
         )
     manifest["repo_id"] = destination_id
-    _check_signing(delivery)
-    if not delivery.dry_run:
-        check_rights(session.hub.whoami(), destination_id, create_pr=delivery.create_pr)
-    artifacts = tuple(_checked(folder, manifest["files"], session))
     destination = _destination(destination_id, delivery, session)
+    _preflight(destination, _unmade(destination_id), delivery=delivery, dry_run=dry_run)
+    artifacts = tuple(_checked(folder, manifest["files"], session))
     base = destination.current()
     merged = merge(manifest, base.manifest, prune=delivery.prune)
     if merged["files"] == manifest["files"] and (folder / CARD).is_file():
@@ -175,7 +156,7 @@ def publish_folder(folder: Path, *, repo_id: str | None, delivery: Delivery, ses
         card = render(merged)
     message = f"{source} as Core ML: {attentions}"
     made = Release(repo_id=destination_id, artifacts=artifacts, manifest=merged, card=card, message=message)
-    return _deliver(made, destination, base, delivery=delivery, session=session)
+    return _deliver(made, destination, base, sign=delivery.sign, dry_run=dry_run, session=session)
 
 
 def is_converted(folder: Path) -> bool:
@@ -183,57 +164,57 @@ def is_converted(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def check_rights(account: Account, repo_id: str, *, create_pr: bool = False) -> None:
-    """Whether the token may write there, as far as the Hub tells beforehand."""
-    owner = repo_id.partition("/")[0]
-    if account.only not in (None, repo_id):
-        raise CannotWrite(
-            f"The token is for {account.only} alone, and the destination is {repo_id}.",
-            hint=f"Set HF_OIDC_RESOURCE to {repo_id}.",
-        )
-    if account.can_write is False:
-        raise CannotWrite(
-            f"The token of {account.name} may only read.", hint="Make one that may write in the Hub's settings."
-        )
-    if owner not in (account.name, *account.orgs) and not create_pr:
-        raise CannotWrite(
-            f"{account.name} may not write to {repo_id}: it belongs to {owner}.",
-            hint=f"Publish to {account.name}/{repo_id.partition('/')[2]}, or propose it with --create-pr.",
-        )
-
-
-def _check_signing(delivery: Delivery) -> None:
-    """Whether the manifest can be signed in the end, as far as can be known beforehand."""
-    if delivery.sign and not delivery.dry_run:
+def _preflight(destination: Destination, planned: Release, *, delivery: Delivery, dry_run: bool) -> None:
+    """All that is in the way of delivering, before any work."""
+    if dry_run:
+        return
+    if delivery.sign:
         signing.check()
+    raise_problems(destination.preflight(planned))
 
 
-def _publish_outcome(outcome: Outcome, *, delivery: Delivery, session: Session) -> Published:
-    _check_signing(delivery)
+def _publish_outcome(outcome: Outcome, *, delivery: Delivery, dry_run: bool, session: Session) -> Published:
     destination = _destination(outcome.plan.destination, delivery, session)
+    _preflight(destination, _unmade(outcome.plan.destination), delivery=delivery, dry_run=dry_run)
     base = destination.current()
     made = release(outcome, remote_manifest=base.manifest, prune=delivery.prune)
-    return _deliver(made, destination, base, delivery=delivery, session=session)
+    return _deliver(made, destination, base, sign=delivery.sign, dry_run=dry_run, session=session)
 
 
-def _destination(repo_id: str, delivery: Delivery, session: Session) -> HubDestination:
-    return HubDestination(
-        session.hub,
-        repo_id,
-        private=delivery.private,
-        branch=delivery.branch,
-        create_pr=delivery.create_pr,
-        tag=delivery.tag,
+def _destination(repo_id: str, delivery: Delivery, session: Session) -> Destination:
+    means = Means(hub=lambda: session.hub, digests=session.store.digests, delivery=delivery)
+    return open_destination("hub", repo_id, means)
+
+
+def _unmade(repo_id: str, artifacts: Iterable[Artifact] = ()) -> Release:
+    """A release that is not made yet."""
+    return Release(repo_id=repo_id, artifacts=tuple(artifacts), manifest={}, card="", message="")
+
+
+def _planned(prepared: Prepared) -> Release:
+    """The release that a plan leads to: where its files will lie, with estimated sizes and no digests."""
+    sizes = {step.key: step.size for step in prepared.plan.steps}
+    return _unmade(
+        prepared.plan.destination,
+        (
+            Artifact(
+                path_in_repo=target.path_in_repo,
+                path=Path(target.path_in_repo),
+                size=sizes.get(getattr(target.content, "key", ""), 0),
+                sha256="",
+            )
+            for target in prepared.plan.targets
+        ),
     )
 
 
 def _deliver(
-    made: Release, destination: HubDestination, base: RemoteState, *, delivery: Delivery, session: Session
+    made: Release, destination: Destination, base: RemoteState, *, sign: bool, dry_run: bool, session: Session
 ) -> Published:
-    made = _signed(made, base, delivery, session)
+    made = _signed(made, base, session, dry_run=dry_run) if sign else made
     with laid_out(made, base) as operations:
-        if delivery.dry_run:
-            receipt = dry_receipt(made.repo_id, operations, session, base)
+        if dry_run:
+            receipt = dry_receipt(made.repo_id, operations, url=destination.url, base=base)
         else:
             new = [operation.artifact for operation in changes(operations) if operation.artifact is not None]
             touched = {variant_of(artifact.path_in_repo) for artifact in new}
@@ -242,30 +223,27 @@ def _deliver(
                 repo_id=made.repo_id,
             )
             receipt = destination.deliver(made, operations, base=base, progress=session.report.transfer)
-        return Published(
-            receipt=receipt, operations=tuple(operations), dry_run=delivery.dry_run, manifest=made.manifest
-        )
+        return Published(receipt=receipt, operations=tuple(operations), dry_run=dry_run, manifest=made.manifest)
 
 
-def _signed(made: Release, base: RemoteState, delivery: Delivery, session: Session) -> Release:
-    """The release with a signature of its manifest, where one is wanted and the repo has none; empty in a dry run."""
+def _signed(made: Release, base: RemoteState, session: Session, *, dry_run: bool) -> Release:
+    """The release with a signature of its manifest, where the repo does not have it; an empty one in a dry run."""
     there = {file.path: file for file in base.files}
     text = made.manifest_text().encode()
-    done = SIGNATURE in there and MANIFEST in there and is_content(text, there[MANIFEST])
-    if not delivery.sign or done:
+    if SIGNATURE in there and MANIFEST in there and is_content(text, there[MANIFEST]):
         return made
-    if delivery.dry_run:
+    if dry_run:
         return replace(made, signature="")
     signature, signer = signing.sign(text)
     session.report.line(f"Signed by {signer}.")
     return replace(made, signature=signature)
 
 
-def dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session, base: RemoteState) -> Receipt:
+def dry_receipt(repo_id: str, operations: Sequence[Operation], *, url: str, base: RemoteState) -> Receipt:
     """What a dry run would do."""
     return Receipt(
         repo_id=repo_id,
-        url=session.hub.url(repo_id),
+        url=url,
         commit=base.commit,
         operations=tally(operations),
         planned_bytes=planned_bytes(operations),
@@ -274,21 +252,25 @@ def dry_receipt(repo_id: str, operations: Sequence[Operation], session: Session,
     )
 
 
-def _foreseen(prepared: Prepared, base: RemoteState, delivery: Delivery, session: Session) -> Published:
-    """A dry run of what is not made yet: where files will go, with estimated sizes; their digests are not known."""
-    plan = prepared.plan
+def _foreseen(
+    planned: Release, missing: Iterable[Step], destination: Destination, base: RemoteState, *, signs: bool
+) -> Published:
+    """A dry run of what is not made yet."""
     present = {file.path for file in base.files}
-    sizes = {step.key: step.size for step in plan.steps}
     operations = []
-    for target in plan.targets:
-        there = any(path == target.path_in_repo or path.startswith(target.path_in_repo + "/") for path in present)
-        size = sizes.get(getattr(target.content, "key", ""), 0)
-        operations.append(Operation(action="changed" if there else "new", path=target.path_in_repo, size=size))
-    texts = (CARD, MANIFEST, SIGNATURE) if delivery.sign else (CARD, MANIFEST)
+    for file in planned.artifacts:
+        path = file.path_in_repo
+        there = any(other == path or other.startswith(f"{path}/") for other in present)
+        operations.append(Operation(action="changed" if there else "new", path=path, size=file.size))
+    texts = (CARD, MANIFEST, SIGNATURE) if signs else (CARD, MANIFEST)
     operations += [Operation(action="changed" if name in present else "new", path=name, size=0) for name in texts]
-    receipt = dry_receipt(plan.destination, operations, session, base)
-    todo = tuple(step.label for step in prepared.missing(session.store))
-    return Published(receipt=receipt, operations=tuple(operations), dry_run=True, steps_to_do=todo)
+    receipt = dry_receipt(planned.repo_id, operations, url=destination.url, base=base)
+    return Published(
+        receipt=receipt,
+        operations=tuple(operations),
+        dry_run=True,
+        steps_to_do=tuple(step.label for step in missing),
+    )
 
 
 def _checked(folder: Path, files: Iterable[dict[str, Any]], session: Session) -> Iterable[Artifact]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubpub.errors import CannotWrite, ConfigError, DigestMismatch, FetchError
+from hubpub.errors import ConfigError, DigestMismatch, FetchError
+from hubpub.files.disk import writing
 from hubpub.files.paths import check_relative
 from hubpub.plan.names import MANIFEST, check_repo_id
 from hubpub.release.release import MAX_MANIFEST_BYTES, parse_manifest
 from hubpub.release.report_page import Picture, render
-from hubpub.remote.hub import Hub
+from hubpub.verbs.session import Session, using
 
 # A page with pictures must still open on a phone.
 _MAX_PICTURES, _MAX_PICTURE_BYTES = 12, 3 << 20
@@ -36,39 +37,44 @@ class Reported:
 
 
 def report(
-    target: str, out: Path, *, hub: Callable[[], Hub], revision: str | None = None, others: Sequence[str] = ()
+    target: str | Path,
+    out: str | Path = "report.html",
+    *,
+    revision: str | None = None,
+    others: Sequence[str] = (),
+    endpoint: str | None = None,
+    token: str | None = None,
+    session: Session | None = None,
 ) -> Reported:
     """Write the page of a folder or repo to `out`; `others` are folders or repos of other widths to compare with.
 
-    `hub` is asked for where a repo is named. Raises FetchError where there is no manifest to show, CannotWrite.
+    Raises FetchError where there is no manifest to show, NoSpace or CannotWrite.
     """
-    manifest, read = _open(target, hub, revision)
-    compared = [_open(other, hub, None)[0] for other in others]
-    pictures = _pictures(manifest, read)
+    out = Path(out)
+    with using(session, endpoint=endpoint, token=token) as opened:
+        manifest, read = _open(str(target), opened, revision)
+        compared = [_open(other, opened, None)[0] for other in others]
+        pictures = _pictures(manifest, read)
     html = render(manifest, others=compared, pictures=pictures)
-    try:
+    with writing(out, hint="Name another file with -o."):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(html, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise CannotWrite(
-            f"{out} cannot be written: {error.strerror or error}.", hint="Name another file with -o."
-        ) from error
     return Reported(path=out, size=len(html.encode()), pictures=len(pictures))
 
 
-def _open(target: str, hub: Callable[[], Hub], revision: str | None) -> tuple[Mapping[str, Any], Read]:
+def _open(target: str, session: Session, revision: str | None) -> tuple[Mapping[str, Any], Read]:
     """The manifest of a folder or repo, and how to read its files."""
     folder = Path(target)
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"{target} is a folder, which has no revisions.", hint="Leave --revision out.")
         return manifest_of(folder), lambda path: _read(folder, path)
-    connection = hub()
-    state = connection.state(check_repo_id(target), revision)
+    hub = session.hub
+    state = hub.state(check_repo_id(target), revision)
     if state is None or state.manifest is None:
         raise FetchError(f"{target} has no manifest of hubpub.", hint="Reports show releases that hubpub has made.")
     commit = state.commit
-    return state.manifest, lambda path: connection.read(target, commit, path, limit=_MAX_PICTURE_BYTES)
+    return state.manifest, lambda path: hub.read(target, commit, path, limit=_MAX_PICTURE_BYTES)
 
 
 def manifest_of(folder: Path) -> Mapping[str, Any]:

@@ -7,25 +7,37 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubpub.errors import DigestMismatch, PublishError
+from hubpub.errors import DigestMismatch, PublishError, raise_problems
 from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
 from hubpub.release.release import Operation, Release, RemoteFile, RemoteState, claimed
-from hubpub.remote.destinations.hub import HubDestination
+from hubpub.remote.destinations import Means, open_destination
 from hubpub.remote.hub import Hub, is_content
-from hubpub.verbs.publish import Published, check_rights, dry_receipt
-from hubpub.verbs.session import Session
+from hubpub.verbs.publish import Published, dry_receipt
+from hubpub.verbs.session import Session, using
 
 
-def restore(repo_id: str, revision: str, *, session: Session, dry_run: bool = False) -> Published:
+def restore(
+    repo_id: str,
+    revision: str,
+    *,
+    dry_run: bool = False,
+    endpoint: str | None = None,
+    token: str | None = None,
+    session: Session | None = None,
+) -> Published:
     """Bring `main` back to what hubpub had published at a tag or commit; files that hubpub did not publish stay.
 
     Raises PublishError where that revision is no whole release of hubpub's, and what `publish` raises.
     """
+    with using(session, endpoint=endpoint, token=token) as opened:
+        return _restore(check_repo_id(repo_id), revision, dry_run=dry_run, session=opened)
+
+
+def _restore(repo_id: str, revision: str, *, dry_run: bool, session: Session) -> Published:
     hub = session.hub
-    check_repo_id(repo_id)
+    destination = open_destination("hub", repo_id, Means(hub=lambda: hub, digests=session.cache.digests))
     if not dry_run:
-        check_rights(hub.whoami(), repo_id)
-    destination = HubDestination(hub, repo_id)
+        raise_problems(destination.preflight(Release(repo_id=repo_id, artifacts=(), manifest={}, card="", message="")))
     base = destination.current()
     then = hub.state(repo_id, revision, side="write")
     assert then is not None
@@ -40,7 +52,7 @@ def restore(repo_id: str, revision: str, *, session: Session, dry_run: bool = Fa
             message=f"{revision} again ({str(then.commit)[:12]})",
         )
         if dry_run:
-            receipt = dry_receipt(repo_id, operations, session, base)
+            receipt = dry_receipt(repo_id, operations, url=destination.url, base=base)
         else:
             receipt = destination.deliver(made, operations, base=base, progress=session.report.transfer)
     return Published(receipt=receipt, operations=tuple(operations), dry_run=dry_run, manifest=then.manifest)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hubpub import runtime
 from hubpub.errors import BadInput
+from hubpub.files.disk import writing
 
 
 def run(package: Path, inputs: Sequence[str], *, out: Path | None, device: str, precision: str) -> dict[str, Any]:
@@ -28,14 +29,15 @@ def run(package: Path, inputs: Sequence[str], *, out: Path | None, device: str, 
     if not inputs:
         return features
     results = model.predict(dict(_read(text, [given.name for given in model.inputs]) for text in inputs))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     for feature in features["outputs"]:
         array = results[feature["name"]]
         feature["range"] = f"{array.min():.4g} … {array.max():.4g}"
         if out is not None:
-            np.save(out / f"{feature['name']}.npy", array)
-            feature["path"] = str(out / f"{feature['name']}.npy")
+            path = out / f"{feature['name']}.npy"
+            with writing(path):
+                out.mkdir(parents=True, exist_ok=True)
+                np.save(path, array)
+            feature["path"] = str(path)
     return features
 
 

@@ -1,4 +1,4 @@
-"""A repo's manifest as somebody signed it: brought, verified and remembered. fetch and verify ask for it."""
+"""A repo's manifest as somebody signed it: brought, verified and cache. fetch and verify ask for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hubpub.errors import SignatureInvalid
 from hubpub.plan.names import MANIFEST, SIGNATURE
 from hubpub.release.release import MAX_MANIFEST_BYTES, RemoteState, parse_manifest
 from hubpub.remote import signing
-from hubpub.remote.cache import Memory
+from hubpub.remote.cache import FetchCache
 from hubpub.remote.offers import Selection
 from hubpub.remote.signing import Signer, Wanted
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from hubpub.remote.hub import Hub
 
 
-def signed(state: RemoteState, wanted: Wanted, *, hub: Hub, memory: Memory) -> tuple[RemoteState, Signer]:
+def signed(state: RemoteState, wanted: Wanted, *, hub: Hub, cache: FetchCache) -> tuple[RemoteState, Signer]:
     """The state with the manifest that was signed in place of the one that was listed, and who signed it.
 
     SignatureInvalid when the repo has no signature, or not a good one of whom is wanted.
     """
-    remembered, commit = memory.remembered, str(state.commit)
-    kept = remembered.signed(hub.endpoint, state.repo_id, commit)
+    commit = str(state.commit)
+    kept = cache.signed(hub.endpoint, state.repo_id, commit)
     if kept is None:
         if not {MANIFEST, SIGNATURE} <= {file.path for file in state.files}:
             raise SignatureInvalid(
@@ -41,7 +41,7 @@ def signed(state: RemoteState, wanted: Wanted, *, hub: Hub, memory: Memory) -> t
         raise SignatureInvalid(
             f"What {state.repo_id} holds was signed for {meant}.", hint="If the repo was renamed, publish to it again."
         )
-    remembered.keep_signed(hub.endpoint, state.repo_id, commit, *kept)
+    cache.keep_signed(hub.endpoint, state.repo_id, commit, *kept)
     return replace(state, manifest=manifest), signer
 
 

@@ -10,15 +10,14 @@ from typing import Any
 from hubpub.coreml.bundle import belongs, read_bundle
 from hubpub.coreml.package import read_model, weights_folder
 from hubpub.engine.progress import human
-from hubpub.errors import ConfigError, FetchError, FindingsError, ModelError, SignatureInvalid
+from hubpub.errors import ConfigError, FetchError, FilesChanged, ModelError, SignatureInvalid
 from hubpub.plan.names import MANIFEST, SIGNATURE, check_repo_id
 from hubpub.release.release import RemoteState, variant_of
 from hubpub.remote import folder_check, offers, signing
-from hubpub.remote.cache import Memory
+from hubpub.remote.cache import FetchCache, look_up
 from hubpub.remote.folder_check import Finding
 from hubpub.remote.signing import Signer, Wanted
-from hubpub.verbs.fetch import look_up
-from hubpub.verbs.session import Session
+from hubpub.verbs.session import Session, using
 from hubpub.verbs.trust import check_covered, signed
 
 
@@ -59,22 +58,23 @@ def verify(
     signed_by: Wanted | None = None,
     endpoint: str | None = None,
     token: str | None = None,
+    session: Session | None = None,
 ) -> Verified:
-    """Check a folder that was converted or fetched, or a repo; raises FindingsError with all that is wrong.
+    """Check a folder that was converted or fetched, or a repo; raises FilesChanged with all that is wrong.
 
     With `signed_by` its manifest must be signed by them (`Wanted()`: by anybody).
     """
-    session = Session.open(endpoint=endpoint, token=token)
-    verified = check(str(target), session=session, revision=revision, signed_by=signed_by)
+    with using(session, endpoint=endpoint, token=token) as opened:
+        verified = check(str(target), session=opened, revision=revision, signed_by=signed_by)
     raise_findings(verified)
     return verified
 
 
 def raise_findings(verified: Verified) -> None:
-    """FindingsError where something is wrong."""
+    """Raise FilesChanged where something is wrong."""
     if verified.findings:
         listed = [f"{finding.path} {finding.problem}" for finding in verified.findings]
-        raise FindingsError(
+        raise FilesChanged(
             f"{len(listed)} files of {verified.target} are not as they were published.",
             hint="Fetch or convert it again.",
             findings=listed,
@@ -83,18 +83,18 @@ def raise_findings(verified: Verified) -> None:
 
 def check(target: str, *, session: Session, revision: str | None, signed_by: Wanted | None = None) -> Verified:
     """Check without raising for what is found."""
-    folder, memory = Path(target), Memory()
-    verified = _check_folder(folder, memory) if folder.is_dir() else _check_repo(target, session, revision)
+    folder, cache = Path(target), session.cache
+    verified = _check_folder(folder, cache) if folder.is_dir() else _check_repo(target, session, revision)
     if signed_by is None:
         return verified
     try:
         if (folder / MANIFEST).is_file():
             signer = _signer_of_release(folder, signed_by, session)
         elif folder.is_dir():
-            signer = _signer_of_fetched(folder, signed_by, session, memory)
+            signer = _signer_of_fetched(folder, signed_by, session)
         else:
-            state = look_up(target, hub=session.hub, revision=revision, memory=memory)
-            signer = signed(state, signed_by, hub=session.hub, memory=memory)[1]
+            state = look_up(target, hub=session.hub, revision=revision, cache=cache)
+            signer = signed(state, signed_by, hub=session.hub, cache=cache)[1]
     except SignatureInvalid as error:
         return replace(verified, findings=(*verified.findings, Finding(path=SIGNATURE, problem=f"fails: {error}")))
     return replace(verified, signer=signer)
@@ -109,14 +109,15 @@ def _signer_of_release(folder: Path, wanted: Wanted, session: Session) -> Signer
     return signing.verify(data, place.read_bytes(), wanted=wanted, offline=session.hub.offline)
 
 
-def _signer_of_fetched(folder: Path, wanted: Wanted, session: Session, memory: Memory) -> Signer:
+def _signer_of_fetched(folder: Path, wanted: Wanted, session: Session) -> Signer:
     """Who signed the manifest that a fetched folder's files are in."""
-    known = memory.remembered.fetched(folder)
+    cache = session.cache
+    known = cache.fetched(folder)
     if known is None:
         raise SignatureInvalid(f"nothing says where {folder} is from.", hint="Fetch it again.")
     # a commit is the same wherever it is, and what is signed needs no trust in who hands it out
-    state = look_up(known["repo_id"], hub=session.hub, revision=known["commit"], memory=memory)
-    state, signer = signed(state, wanted, hub=session.hub, memory=memory)
+    state = look_up(known["repo_id"], hub=session.hub, revision=known["commit"], cache=cache)
+    state, signer = signed(state, wanted, hub=session.hub, cache=cache)
     selection = offers.select(state, known["variant"])
     check_covered(selection)
     claimed = {(file.path, file.size, file.digest) for file in selection.offer.files}
@@ -125,9 +126,9 @@ def _signer_of_fetched(folder: Path, wanted: Wanted, session: Session, memory: M
     return signer
 
 
-def _check_folder(folder: Path, memory: Memory) -> Verified:
+def _check_folder(folder: Path, cache: FetchCache) -> Verified:
     """Digests against the manifest, or against what fetch was promised; then what only a look inside can tell."""
-    known = memory.remembered.fetched(folder)
+    known = cache.fetched(folder)
     released = folder_check.check_release(folder)
     if released is not None:
         findings, against = released, "its manifest"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.e2e.conftest import hub, lfs, local, memory, mode
+from tests.e2e.conftest import cache, hub, lfs, local, mode
 
-__all__ = ["hub", "lfs", "local", "memory", "mode"]
+__all__ = ["cache", "hub", "lfs", "local", "mode"]

@@ -15,7 +15,7 @@ from hubpub.engine.store import Store
 from hubpub.localhub import LocalHub
 from hubpub.localhub.storage.git import Commit
 from hubpub.plan.names import MANIFEST
-from hubpub.remote.cache import Memory
+from hubpub.remote.cache import FetchCache
 from hubpub.remote.download import PARTIAL
 from hubpub.remote.hub import Hub
 from hubpub.verbs.fetch import run
@@ -159,8 +159,8 @@ class Fetch:
         self._old, self._new = (tree.below(ZIPPED if archive else VARIANT) for tree in (at.old, at.new))
         self._out = folder / "models" / "out"
         if updates:
-            api, memory = Hub(hub.endpoint, hub.token), Memory(folder / "store")
-            run(REPO, _variant(archive), revision=at.first, hub=api, memory=memory, dest=self._out, archive=archive)
+            api, cache = Hub(hub.endpoint, hub.token), FetchCache(folder / "store")
+            run(REPO, _variant(archive), revision=at.first, hub=api, cache=cache, dest=self._out, archive=archive)
         self._before = self._sent()
         self.command = scene.command(
             "fetch", REPO, "--variant", _variant(archive), "--endpoint", hub.endpoint, "--dest", str(self._out),

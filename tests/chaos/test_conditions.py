@@ -19,7 +19,7 @@ from hubpub.engine.store import Store
 from hubpub.errors import CannotWrite
 from hubpub.localhub import LocalHub, call
 from hubpub.localhub.endpoints import cas
-from hubpub.remote.cache import Memory
+from hubpub.remote.cache import FetchCache
 from hubpub.remote.destinations import release_files, send
 from hubpub.remote.destinations.folder import FolderDestination
 from hubpub.remote.destinations.hub import HubDestination
@@ -94,7 +94,7 @@ def test_a_store_of_tomorrow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hours", [-30, 30])
 def test_a_hub_whose_clock_is_wrong(
-    hours: int, mode: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hours: int, mode: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(time=lambda: time.time() + hours * 3600)
     files = tree(("original",), seed=(hours, mode))
@@ -105,11 +105,11 @@ def test_a_hub_whose_clock_is_wrong(
         receipt = send(destination, release(tmp_path / "made", files), base=destination.current())
         assert receipt.commit == hub.commit(REPO)
         if mode == "lfs":  # files that came by xet are put together by hf_xet, in this process with another clock
-            run(REPO, hub=hub, memory=memory, dest=tmp_path / "out")
-    fetched = run(REPO, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(REPO, hub=hub, cache=cache, dest=tmp_path / "out")
+    fetched = run(REPO, hub=hub, cache=cache, dest=tmp_path / "out")
     for path in fetched.folder.rglob("*"):
         os.utime(path, (2**33, 2**33))  # and files of the year 2242
-    assert run(REPO, hub=hub, memory=memory, dest=tmp_path / "out").missing == ()
+    assert run(REPO, hub=hub, cache=cache, dest=tmp_path / "out").missing == ()
 
 
 def test_a_date_to_come_back_at_is_one_of_the_hubs_clock() -> None:
@@ -127,13 +127,13 @@ def test_names_of_all_the_world(lfs: None, local: LocalHub, hub: Hub, tmp_path: 
     home = tmp_path / "модели и  é 模型 🙂" / ("x" * 240)
     home.mkdir(parents=True)
     source = shutil.copytree(SOURCE, home / "цифры 1")
-    where = Session.open(store=Store(home / "store"), endpoint=local.endpoint, token=local.token)
+    where = Session.open(root=home / "store", endpoint=local.endpoint, token=local.token)
     outcome = convert_here(
         source, repo_id=REPO, attention=("original",), verify="weights", out=home / "out", session=where
     )
     assert {artifact.path_in_repo for artifact in outcome.artifacts} == models(home / "out").keys()
     publish(home / "out", session=where)
-    out = run(REPO, hub=hub, memory=Memory(home / "store"), dest=home / "fetched").folder
+    out = run(REPO, hub=hub, cache=FetchCache(home / "store"), dest=home / "fetched").folder
     assert models(out).items() == {
         (path.removeprefix("original/packages/"), sha)
         for path, sha in models(home / "out").items()
@@ -143,25 +143,25 @@ def test_names_of_all_the_world(lfs: None, local: LocalHub, hub: Hub, tmp_path: 
 
 @pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "/".join(["x" * 200] * 25)], ids=["bytes", "é", "path"])
 def test_a_name_that_no_disk_takes(
-    name: str, lfs: None, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+    name: str, lfs: None, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
 ) -> None:
     made = release(tmp_path / "made", tree(("original",)))
     release_files(made, tmp_path / "made")
     local.storage.import_folder(REPO, tmp_path / "made")
     with pytest.raises(CannotWrite, match="too long"):
-        run(REPO, hub=hub, memory=memory, dest=tmp_path / name)
+        run(REPO, hub=hub, cache=cache, dest=tmp_path / name)
     with pytest.raises(CannotWrite, match="too long"):
         send(FolderDestination(tmp_path / name), made, base=FolderDestination(tmp_path / name).current())
 
 
 def test_a_file_in_a_repo_with_the_longest_name(
-    lfs: None, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+    lfs: None, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
 ) -> None:
     name = "é" * 125 + ".bin"  # 254 bytes
     files = {f"original/packages/A.mlpackage/{name}": noise(1, 50_000)}
     destination = HubDestination(hub, REPO)
     send(destination, release(tmp_path / "made", files), base=destination.current())
-    out = run(REPO, hub=hub, memory=memory, dest=tmp_path / "out").folder
+    out = run(REPO, hub=hub, cache=cache, dest=tmp_path / "out").folder
     assert (out / "A.mlpackage" / name).read_bytes() == next(iter(files.values()))
 
 

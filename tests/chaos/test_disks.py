@@ -13,7 +13,7 @@ import pytest
 from hubpub.engine.store import Store
 from hubpub.errors import CannotWrite, NoSpace, StoreError, UploadFailed
 from hubpub.localhub import LocalHub, running
-from hubpub.remote.cache import Memory
+from hubpub.remote.cache import FetchCache
 from hubpub.remote.destinations import release_files, send
 from hubpub.remote.destinations.hub import HubDestination
 from hubpub.remote.hub import Hub, session
@@ -69,27 +69,27 @@ def published(local: LocalHub, tmp_path: Path) -> dict[str, bytes]:
 
 
 def test_fetch_to_a_disk_that_fills_up(
-    lfs: None, published: dict[str, bytes], unforeseen: None, disk: Disk, local: LocalHub, hub: Hub, memory: Memory
+    lfs: None, published: dict[str, bytes], unforeseen: None, disk: Disk, local: LocalHub, hub: Hub, cache: FetchCache
 ) -> None:
     out = disk.path / "out"
     with pytest.raises(NoSpace, match="full") as caught:
-        run(REPO, hub=hub, memory=memory, dest=out)
+        run(REPO, hub=hub, cache=cache, dest=out)
     assert "Free some space" in caught.value.hint
     assert [path for path in digests(out) if not path.startswith(".hubpub-partial/")] == []
     kept = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     assert kept > MB
     disk.remount("size=50m")
-    fetched = run(REPO, hub=hub, memory=memory, dest=out)
+    fetched = run(REPO, hub=hub, cache=cache, dest=out)
     assert fetched.received <= sum(len(content) for content in set(published.values())) - kept
     assert set(digests(out)) == {file.path for file in fetched.files}
 
 
 def test_fetch_to_a_disk_that_is_read_only(
-    lfs: None, published: dict[str, bytes], disk: Disk, hub: Hub, memory: Memory
+    lfs: None, published: dict[str, bytes], disk: Disk, hub: Hub, cache: FetchCache
 ) -> None:
     disk.remount("size=50m,ro")
     with pytest.raises(CannotWrite, match="Read-only"):
-        run(REPO, hub=hub, memory=memory, dest=disk.path / "out")
+        run(REPO, hub=hub, cache=cache, dest=disk.path / "out")
 
 
 def test_a_store_on_a_disk_that_is_read_only(disk: Disk) -> None:
@@ -118,7 +118,7 @@ def test_publish_to_a_hub_whose_disk_fills_up(
 @pytest.mark.slow
 def test_convert_with_a_store_and_a_folder_that_fill_up(unforeseen: None, disk: Disk, tmp_path: Path) -> None:
     def made(store: Path, out: Path) -> set[str]:
-        where = Session.open(store=Store(store))
+        where = Session.open(root=store)
         convert(
             SOURCE, repo_id=REPO, name="org/digits", attention=("original",), verify="weights", out=out, session=where
         )

@@ -12,7 +12,7 @@ import pytest
 from hubpub.errors import HubpubError
 from hubpub.localhub import Fault, LocalHub, running
 from hubpub.release.release import Release
-from hubpub.remote.cache import Memory
+from hubpub.remote.cache import FetchCache
 from hubpub.remote.destinations import Receipt, release_files, send
 from hubpub.remote.destinations.hub import HubDestination
 from hubpub.remote.hub import Hub, session
@@ -163,7 +163,7 @@ class TestPublish:
         byte: int,
         local: LocalHub,
         hub: Hub,
-        memory: Memory,
+        cache: FetchCache,
         repo: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +173,7 @@ class TestPublish:
 
         def publish_and_fetch() -> None:
             publish(hub, release(tmp_path / "made", fresh(), repo_id=repo))
-            run(repo, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(repo, hub=hub, cache=cache, dest=tmp_path / "out")
 
         with pytest.raises(HubpubError):
             publish_and_fetch()
@@ -199,11 +199,11 @@ class TestFetch:
         published: str,
         local: LocalHub,
         hub: Hub,
-        memory: Memory,
+        cache: FetchCache,
         tmp_path: Path,
     ) -> None:
         strike(local, kind, endpoint)
-        out = run(published, hub=hub, memory=memory, dest=tmp_path / "out").folder
+        out = run(published, hub=hub, cache=cache, dest=tmp_path / "out").folder
         assert len(local.faults.fired) == 1
         held = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
         assert held == {path.removeprefix("original/packages/"): content for path, content in FILES.items()}

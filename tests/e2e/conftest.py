@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hubpub.localhub import LocalHub, running
-from hubpub.remote.cache import Memory
+from hubpub.remote.cache import FetchCache
 from hubpub.remote.hub import Hub
 
 
@@ -33,9 +33,9 @@ def hub(local: LocalHub) -> Hub:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Memory:
+def cache(tmp_path: Path) -> FetchCache:
     """A store of this test's own."""
-    return Memory(tmp_path / "store")
+    return FetchCache(tmp_path / "store")
 
 
 @pytest.fixture

@@ -26,12 +26,12 @@ from hubpub.errors import (
     UnsafeArchive,
 )
 from hubpub.localhub import Fault, LocalHub, running
-from hubpub.remote import folder_check
-from hubpub.remote.cache import Memory
+from hubpub.remote import folder_check, offers
+from hubpub.remote.cache import FetchCache, look_up
 from hubpub.remote.destinations import release_files, send
 from hubpub.remote.destinations.hub import HubDestination
 from hubpub.remote.hub import Hub, session
-from hubpub.verbs.fetch import fetch, look_up, run, variants
+from hubpub.verbs.fetch import fetch, run
 from tests.e2e.releases import REPO, noise, release, tree, zipped
 
 PACKAGES = "original/packages"
@@ -86,13 +86,13 @@ def test_flat_folder_checked_and_then_milliseconds(
     sent: str,
     local: LocalHub,
     hub: Hub,
-    memory: Memory,
+    cache: FetchCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     heard: list[tuple[int, int, str]] = []
-    fetched = run(sent, hub=hub, memory=memory, progress=lambda *told: heard.append(told))
+    fetched = run(sent, hub=hub, cache=cache, progress=lambda *told: heard.append(told))
     assert fetched.folder == Path("models/coreml-tiny-palettized_original_packages")
     assert held(fetched.folder) == wanted(PACKAGES)
     assert not any(path.is_symlink() for path in fetched.folder.rglob("*"))
@@ -103,12 +103,12 @@ def test_flat_folder_checked_and_then_milliseconds(
     assert json.loads(json.dumps(fetched.to_json()))["path"] == str(fetched.folder)
 
     before, started = len(local.requests), time.perf_counter()
-    again = run(sent, hub=hub, memory=Memory(tmp_path / "store"))
+    again = run(sent, hub=hub, cache=FetchCache(tmp_path / "store"))
     seconds = time.perf_counter() - started
     assert (again.missing, again.received) == ((), 0)
     assert len(local.requests) - before == 1  # where is main?
     assert seconds < 0.5
-    run(sent, hub=hub, memory=memory, revision=fetched.commit)
+    run(sent, hub=hub, cache=cache, revision=fetched.commit)
     assert len(local.requests) - before == 1  # a commit needs no question
 
 
@@ -121,35 +121,35 @@ class TestFiles:
         assert folder == tmp_path / "out"
         assert held(folder) == wanted("split_einsum_v2/compiled")
 
-    def test_dry_run_writes_nothing(self, published: str, hub: Hub, memory: Memory, tmp_path: Path) -> None:
-        fetched = run(published, hub=hub, memory=memory, dest=tmp_path / "out", dry_run=True)
+    def test_dry_run_writes_nothing(self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path) -> None:
+        fetched = run(published, hub=hub, cache=cache, dest=tmp_path / "out", dry_run=True)
         assert {file.path for file in fetched.missing} == set(wanted(PACKAGES))
         assert fetched.dry_run
         assert not (tmp_path / "out").exists()
 
     def test_only_what_is_missing_or_changed_comes_again(
-        self, published: str, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         out = tmp_path / "out"
-        run(published, hub=hub, memory=memory, dest=out)
+        run(published, hub=hub, cache=cache, dest=out)
         (out / "vocab.json").unlink()
         (out / "merges.txt").write_bytes(b"B b\n")  # as long as before
         (out / WEIGHT).write_bytes((out / WEIGHT).read_bytes()[:-1])
-        fetched = run(published, hub=hub, memory=memory, dest=out)
+        fetched = run(published, hub=hub, cache=cache, dest=out)
         assert {file.path for file in fetched.missing} == {"vocab.json", "merges.txt", WEIGHT}
         assert held(out) == wanted(PACKAGES)
 
     def test_stale_files_are_told_and_removed_only_inside_models_and_only_with_force(
-        self, published: str, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         out = tmp_path / "out"
         for name in ("Old.mlpackage/Data/weight.bin", "notes/mine.txt", "holiday.jpg"):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(b"x")
-        fetched = run(published, hub=hub, memory=memory, dest=out)
+        fetched = run(published, hub=hub, cache=cache, dest=out)
         assert fetched.extra == ("Old.mlpackage/Data/weight.bin", "holiday.jpg", "notes/mine.txt")
         assert (out / "Old.mlpackage/Data/weight.bin").exists()
-        forced = run(published, hub=hub, memory=memory, dest=out, force=True)
+        forced = run(published, hub=hub, cache=cache, dest=out, force=True)
         assert forced.removed == ("Old.mlpackage/Data/weight.bin",)
         assert forced.extra == ("holiday.jpg", "notes/mine.txt")
         assert not (out / "Old.mlpackage").exists()
@@ -157,35 +157,35 @@ class TestFiles:
         assert forced.received > 0
 
     def test_new_commit_brings_the_new_file_alone(
-        self, published: str, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
-        first = run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+        first = run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         files = {**FILES, f"{PACKAGES}/vocab.json": b'{"b": 2}'}
         destination = HubDestination(hub, REPO)
         send(destination, release(tmp_path / "made2", files), base=destination.current())
-        second = run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+        second = run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         assert [file.path for file in second.missing] == ["vocab.json"]
         assert held(tmp_path / "out") == wanted(PACKAGES, files)
-        old = run(published, hub=hub, memory=memory, dest=tmp_path / "old", revision=first.commit)
+        old = run(published, hub=hub, cache=cache, dest=tmp_path / "old", revision=first.commit)
         assert held(old.folder) == wanted(PACKAGES)
 
-    def test_unknown_variant_lists_what_there_is(self, published: str, hub: Hub, memory: Memory) -> None:
+    def test_unknown_variant_lists_what_there_is(self, published: str, hub: Hub, cache: FetchCache) -> None:
         with pytest.raises(NoSuchVariant) as caught:
-            run(published, "original/package", hub=hub, memory=memory)
+            run(published, "original/package", hub=hub, cache=cache)
         for name in ("original/packages", "original/compiled", "original/zip", "split_einsum_v2/packages"):
             assert name in str(caught.value)
         assert "original/packages" in caught.value.hint
 
-    def test_missing_repo_and_revision(self, published: str, hub: Hub, memory: Memory) -> None:
+    def test_missing_repo_and_revision(self, published: str, hub: Hub, cache: FetchCache) -> None:
         with pytest.raises(FetchError, match="no repo me/none"):
-            run("me/none", hub=hub, memory=memory)
+            run("me/none", hub=hub, cache=cache)
         with pytest.raises(FetchError, match="revision"):
-            run(published, hub=hub, memory=memory, revision="v9")
+            run(published, hub=hub, cache=cache, revision="v9")
 
-    def test_gated(self, local: LocalHub, memory: Memory, tmp_path: Path) -> None:
+    def test_gated(self, local: LocalHub, cache: FetchCache, tmp_path: Path) -> None:
         foreign(local, {"original/packages/A.mlpackage/x": b"x"}, tmp_path, gated=True)
         with pytest.raises(AccessDenied, match="gated") as caught:
-            run("apple/coreml-x", hub=Hub(local.endpoint, local.token), memory=memory, dest=tmp_path / "out")
+            run("apple/coreml-x", hub=Hub(local.endpoint, local.token), cache=cache, dest=tmp_path / "out")
         assert "hf auth login" in caught.value.hint
 
 
@@ -194,39 +194,39 @@ class TestTrouble:
     """What can happen on the way."""
 
     def test_corrupted_once_is_brought_again(
-        self, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         local.faults.add(Fault(kind="corrupt", method="GET", path="/cdn/", at=1_000_000))
-        fetched = run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+        fetched = run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         assert len(local.faults.fired) == 1
         assert held(fetched.folder) == wanted(PACKAGES)
 
     def test_corrupted_always_never_appears(
-        self, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         local.faults.add(Fault(kind="corrupt", method="GET", path="/cdn/", at=1_000_000, times=None))
         with pytest.raises(DigestMismatch, match=r"weight\.bin"):
-            run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         assert not (tmp_path / "out" / WEIGHT).exists()
         local.faults.clear()
-        assert held(run(published, hub=hub, memory=memory, dest=tmp_path / "out").folder) == wanted(PACKAGES)
+        assert held(run(published, hub=hub, cache=cache, dest=tmp_path / "out").folder) == wanted(PACKAGES)
 
     @pytest.mark.parametrize("kind", ["reset", "truncate"])
     def test_connection_that_breaks_is_resumed_where_it_broke(
-        self, kind: str, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+        self, kind: str, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
-        run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+        run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         (tmp_path / "out" / WEIGHT).unlink()
         before = len(local.requests)
         local.faults.add(Fault(kind=kind, method="GET", path="/cdn/", at=2_000_000))  # type: ignore[arg-type]
-        fetched = run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+        fetched = run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         assert held(fetched.folder) == wanted(PACKAGES)
         sent = [seen.sent for seen in local.requests[before:] if "/cdn/" in seen.path]
         assert len(sent) == 2
         assert sent[1] == pytest.approx(1_000_000, abs=70_000)
 
     def test_a_partial_file_of_a_killed_process_is_continued(
-        self, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         out = tmp_path / "out"
         program = f"""
@@ -253,13 +253,13 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
         have = partial.stat().st_size
         assert have < 3_000_000
         before = len(local.requests)
-        run(published, hub=hub, memory=memory, dest=out)
+        run(published, hub=hub, cache=cache, dest=out)
         assert held(out) == wanted(PACKAGES)
         sent = [seen.sent for seen in local.requests[before:] if f"/cdn/{digest}" in seen.path]
         assert sent == [3_000_000 - have]
 
     def test_a_partial_file_with_wrong_bytes_is_thrown_away(
-        self, published: str, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         out = tmp_path / "out"
         for size in (1_000_000, 3_000_000, 4_000_000):
@@ -267,16 +267,16 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
             partial.parent.mkdir(parents=True)
             partial.write_bytes(b"\0" * size)
             (out / WEIGHT).unlink(missing_ok=True)
-            run(published, hub=hub, memory=memory, dest=out)
+            run(published, hub=hub, cache=cache, dest=out)
             assert held(out) == wanted(PACKAGES)
 
     def test_login_page_instead_of_a_file(
-        self, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         local.faults.add(Fault(kind="status", method="GET", path="/cdn/", status=200, times=None))
         started = time.monotonic()
         with pytest.raises(DigestMismatch, match="bytes"):
-            run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         assert time.monotonic() - started < 10
 
     def test_down_for_good_ends_in_a_sentence(
@@ -284,37 +284,37 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
         published: str,
         local: LocalHub,
         hub: Hub,
-        memory: Memory,
+        cache: FetchCache,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(session, "PATIENCE", 1.5)
         local.faults.add(Fault(kind="status", method="GET", path="/cdn/", status=503, times=None))
         with pytest.raises(FetchError, match="503"):
-            run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, dest=tmp_path / "out")
 
     def test_no_space_is_found_before_the_first_byte(
         self,
         published: str,
         local: LocalHub,
         hub: Hub,
-        memory: Memory,
+        cache: FetchCache,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr("hubpub.remote.download._SPARE", 1 << 60)
         with pytest.raises(NoSpace, match="GB"):
-            run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         assert not any("/cdn/" in seen.path for seen in local.requests)
 
     def test_two_at_once_share_the_work(
-        self, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         results = []
         threads = [
             threading.Thread(
                 target=lambda: results.append(
-                    run(published, hub=hub, memory=Memory(tmp_path / "store"), dest=tmp_path / "out")
+                    run(published, hub=hub, cache=FetchCache(tmp_path / "store"), dest=tmp_path / "out")
                 )
             )
             for _ in range(3)
@@ -327,14 +327,14 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
         assert held(tmp_path / "out") == wanted(PACKAGES)
 
     def test_links_in_the_folder_are_not_followed(
-        self, published: str, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         outside = tmp_path / "outside.txt"
         outside.write_bytes(b"mine")
         out = tmp_path / "out"
         out.mkdir()
         (out / "merges.txt").symlink_to(outside)
-        run(published, hub=hub, memory=memory, dest=out)
+        run(published, hub=hub, cache=cache, dest=out)
         assert outside.read_bytes() == b"mine"
         assert not (out / "merges.txt").is_symlink()
         other = tmp_path / "other"
@@ -342,13 +342,13 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
         (tmp_path / "elsewhere").mkdir()
         (other / WEIGHT.partition("/")[0]).symlink_to(tmp_path / "elsewhere")
         with pytest.raises(UnsafeArchive, match="link"):
-            run(published, hub=hub, memory=memory, dest=other)
+            run(published, hub=hub, cache=cache, dest=other)
         assert not any((tmp_path / "elsewhere").iterdir())
 
-    def test_dest_that_is_a_file(self, published: str, hub: Hub, memory: Memory, tmp_path: Path) -> None:
+    def test_dest_that_is_a_file(self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("x")
         with pytest.raises(CannotWrite, match="no folder"):
-            run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, dest=tmp_path / "out")
 
 
 @pytest.mark.usefixtures("lfs")
@@ -362,24 +362,24 @@ class TestOffline:
         return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
     def test_complete_returns_at_once(
-        self, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path, offline: object
+        self, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path, offline: object
     ) -> None:
-        run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+        run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         before = len(local.requests)
         offline()  # type: ignore[operator]
-        assert run(published, hub=hub, memory=memory, dest=tmp_path / "out").missing == ()
+        assert run(published, hub=hub, cache=cache, dest=tmp_path / "out").missing == ()
         assert len(local.requests) == before
 
     def test_incomplete_says_what_is_missing(
-        self, published: str, hub: Hub, memory: Memory, tmp_path: Path, offline: object
+        self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path, offline: object
     ) -> None:
-        run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+        run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         (tmp_path / "out/vocab.json").unlink()
         offline()  # type: ignore[operator]
         with pytest.raises(FetchError, match=r"vocab\.json"):
-            run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         with pytest.raises(FetchError, match="not been looked up"):
-            run(published, hub=hub, memory=memory, revision="other")
+            run(published, hub=hub, cache=cache, revision="other")
 
 
 @pytest.mark.usefixtures("lfs")
@@ -391,37 +391,37 @@ class TestArchives:
         published: str,
         local: LocalHub,
         hub: Hub,
-        memory: Memory,
+        cache: FetchCache,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        fetched = run(published, hub=hub, memory=memory, archive=True)
+        fetched = run(published, hub=hub, cache=cache, archive=True)
         assert fetched.folder == Path("models/coreml-tiny-palettized_original_compiled")
         assert held(fetched.folder) == wanted("original/compiled")
         assert [path.name for path in Path("models").iterdir()] == [fetched.folder.name]
         before = len(local.requests)
-        assert run(published, "original/compiled", archive=True, hub=hub, memory=memory).missing == ()
+        assert run(published, "original/compiled", archive=True, hub=hub, cache=cache).missing == ()
         assert len(local.requests) - before == 1
 
     def test_ours_is_replaced_and_others_are_not(
-        self, published: str, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         out = tmp_path / "out"
-        run(published, hub=hub, memory=memory, archive=True, dest=out)
+        run(published, hub=hub, cache=cache, archive=True, dest=out)
         (out / "vocab.json").write_bytes(b"changed!")
         with pytest.raises(FetchError, match="not what the archive"):
-            run(published, hub=hub, memory=memory, archive=True, dest=out)
-        run(published, hub=hub, memory=memory, archive=True, dest=out, force=True)
+            run(published, hub=hub, cache=cache, archive=True, dest=out)
+        run(published, hub=hub, cache=cache, archive=True, dest=out, force=True)
         assert held(out) == wanted("original/compiled")
         files = tree(seed="newer", size=3_000_000)
         destination = HubDestination(hub, REPO)
         send(destination, release(tmp_path / "newer", files), base=destination.current())
-        run(published, hub=hub, memory=memory, archive=True, dest=out)  # ours and unchanged: replaced
+        run(published, hub=hub, cache=cache, archive=True, dest=out)  # ours and unchanged: replaced
         assert held(out) == wanted("original/compiled", files)
         (out / "thesis.tex").write_text("years of work")
         with pytest.raises(FetchError, match=r"thesis\.tex"):
-            run(published, hub=hub, memory=memory, archive=True, dest=out, force=True)
+            run(published, hub=hub, cache=cache, archive=True, dest=out, force=True)
         assert (out / "thesis.tex").exists()
 
     def test_killed_while_unpacking_then_from_what_is_here(
@@ -429,7 +429,7 @@ class TestArchives:
         published: str,
         local: LocalHub,
         hub: Hub,
-        memory: Memory,
+        cache: FetchCache,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -441,30 +441,30 @@ class TestArchives:
 
         monkeypatch.setattr("hubpub.verbs.fetch.unpack", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(published, hub=hub, memory=memory, archive=True, dest=out)
+            run(published, hub=hub, cache=cache, archive=True, dest=out)
         assert not out.exists()
         monkeypatch.undo()
         before = len(local.requests)
-        assert run(published, hub=hub, memory=memory, archive=True, dest=out).received == 0
+        assert run(published, hub=hub, cache=cache, archive=True, dest=out).received == 0
         assert not any("/cdn/" in seen.path for seen in local.requests[before:])
         assert held(out) == wanted("original/compiled")
         assert [path.name for path in out.parent.iterdir()] == ["out"]
 
     def test_disk_that_fills_up(
-        self, published: str, hub: Hub, memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, published: str, hub: Hub, cache: FetchCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(archive: Path, folder: Path) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("hubpub.verbs.fetch.unpack", full)
         with pytest.raises(NoSpace):
-            run(published, hub=hub, memory=memory, archive=True, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, archive=True, dest=tmp_path / "out")
 
-    def test_unsafe_archive_leaves_nothing(self, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path) -> None:
+    def test_unsafe_archive_leaves_nothing(self, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path) -> None:
         bad = zipped("a", {"../../escaped.txt": b"x", "Unet.mlmodelc/x": b"y"})
         foreign(local, {"coreml-x_original_compiled.zip": bad}, tmp_path)
         with pytest.raises(UnsafeArchive):
-            run("apple/coreml-x", hub=hub, memory=memory, archive=True, dest=tmp_path / "in/models/out")
+            run("apple/coreml-x", hub=hub, cache=cache, archive=True, dest=tmp_path / "in/models/out")
         assert not list((tmp_path / "in/models").iterdir())
         assert not list(tmp_path.rglob("escaped.txt"))
 
@@ -473,7 +473,7 @@ class TestArchives:
 class TestReposOfOthers:
     """No manifest, or one that lies."""
 
-    def test_apple_layout_without_manifest(self, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path) -> None:
+    def test_apple_layout_without_manifest(self, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path) -> None:
         files = {
             "original/packages/A_unet.mlpackage/Data/weights/weight.bin": noise(1, 50_000),
             "original/packages/A_unet.mlpackage/Manifest.json": b"{}",
@@ -483,54 +483,56 @@ class TestReposOfOthers:
             "README.md": b"---\nlicense: other\n---\n",
         }
         repo = foreign(local, files, tmp_path)
-        assert [offer.name for offer in variants(repo, hub=hub, memory=memory)] == [
+        assert [offer.name for offer in offers.offers(look_up(repo, hub=hub, revision=None, cache=cache))] == [
             "original/packages",
             "split_einsum/compiled",
         ]
-        fetched = run(repo, "split_einsum/compiled", hub=hub, memory=memory, dest=tmp_path / "out")
+        fetched = run(repo, "split_einsum/compiled", hub=hub, cache=cache, dest=tmp_path / "out")
         assert held(fetched.folder) == wanted("split_einsum/compiled", files)
-        run(repo, hub=hub, memory=memory, dest=tmp_path / "two")
+        run(repo, hub=hub, cache=cache, dest=tmp_path / "two")
         assert held(tmp_path / "two") == wanted(PACKAGES, files)
 
     def test_small_files_without_manifest_are_checked_by_blob_id(
-        self, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+        self, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         repo = foreign(local, {"original/packages/A.mlpackage/Manifest.json": b'{"a": "abcdef"}'}, tmp_path)
         local.faults.add(Fault(kind="corrupt", method="GET", path=r"/resolve/.*Manifest\.json", at=5, times=None))
         with pytest.raises(DigestMismatch):
-            run(repo, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(repo, hub=hub, cache=cache, dest=tmp_path / "out")
 
     def test_manifest_that_does_not_fit_its_repo(
-        self, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+        self, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
     ) -> None:
         from huggingface_hub import CommitOperationAdd
 
         changed = CommitOperationAdd(f"{PACKAGES}/{WEIGHT}", noise("other", 3_000_000))
         hub.api.create_commit(published, [changed], commit_message="By hand")
         with pytest.raises(DigestMismatch, match=r"weight\.bin"):
-            run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         assert not (tmp_path / "out").exists()
         hub.api.delete_file(f"{PACKAGES}/vocab.json", published)
         with pytest.raises(DigestMismatch):
-            run(published, hub=hub, memory=memory, dest=tmp_path / "out")
+            run(published, hub=hub, cache=cache, dest=tmp_path / "out")
 
     @pytest.mark.parametrize("name", ["A.mlpackage/CON", "A.mlpackage/a:b", "A.mlpackage/x "])
-    def test_unsafe_names_in_a_repo(self, name: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path) -> None:
+    def test_unsafe_names_in_a_repo(
+        self, name: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
+    ) -> None:
         foreign(local, {f"original/packages/{name}": b"x"}, tmp_path)
         with pytest.raises(UnsafeArchive):
-            run("apple/coreml-x", hub=hub, memory=memory, dest=tmp_path / "out")
+            run("apple/coreml-x", hub=hub, cache=cache, dest=tmp_path / "out")
 
-    def test_names_that_coincide(self, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path) -> None:
+    def test_names_that_coincide(self, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path) -> None:
         foreign(local, {"original/packages/A.mlpackage/x": b"x", "original/packages/A.mlpackage/X": b"y"}, tmp_path)
         with pytest.raises(UnsafeArchive, match="same file"):
-            run("apple/coreml-x", hub=hub, memory=memory, dest=tmp_path / "out")
+            run("apple/coreml-x", hub=hub, cache=cache, dest=tmp_path / "out")
 
 
 @pytest.mark.usefixtures("lfs")
-def test_check_of_a_folder_fetched_long_ago(published: str, hub: Hub, memory: Memory, tmp_path: Path) -> None:
+def test_check_of_a_folder_fetched_long_ago(published: str, hub: Hub, cache: FetchCache, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(published, hub=hub, memory=memory, dest=out)
-    known = Memory(tmp_path / "store").remembered.fetched(out)
+    run(published, hub=hub, cache=cache, dest=out)
+    known = FetchCache(tmp_path / "store").fetched(out)
     assert known is not None
     assert (known["repo_id"], known["variant"]) == (published, PACKAGES)
     assert folder_check.check(out, known) == ()
@@ -578,12 +580,12 @@ def test_no_network_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_listing_is_pinned(
-    lfs: None, published: str, local: LocalHub, hub: Hub, memory: Memory, tmp_path: Path
+    lfs: None, published: str, local: LocalHub, hub: Hub, cache: FetchCache, tmp_path: Path
 ) -> None:
     """What is fetched is of one commit, even when main moves while it is downloaded."""
-    state = look_up(published, hub=hub, revision=None, memory=memory)
+    state = look_up(published, hub=hub, revision=None, cache=cache)
     local.faults.add(Fault(kind="stale", method="GET", path="/tree/"))
-    fetched = run(published, hub=hub, memory=Memory(tmp_path / "fresh"), dest=tmp_path / "out")
+    fetched = run(published, hub=hub, cache=FetchCache(tmp_path / "fresh"), dest=tmp_path / "out")
     assert fetched.commit == state.commit
     assert held(fetched.folder) == wanted(PACKAGES)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import git
 import pytest
 
-from hubpub.engine.store import Store
 from hubpub.errors import ConfigError, SourceNotFound
 from hubpub.plan.config import effective
 from hubpub.sources.git import describe
@@ -32,7 +31,7 @@ def repo(tmp_path: Path) -> Path:
 
 
 def _prepare(source: str, tmp_path: Path, **given: str) -> Prepared:
-    session = Session.open(store=Store(tmp_path / "store"))
+    session = Session.open(root=tmp_path / "store")
     return prepare(effective({}, {"source": source, "verify": "weights", **given}), session, owner=None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,14 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_release_is_measured_against_its_source(release: Path) -> None:
-    found = measure(str(release), str(SOURCE), session=Session.open(), floors={})
+@pytest.fixture
+def session() -> Iterator[Session]:
+    with Session.open() as opened:
+        yield opened
+
+
+def test_a_release_is_measured_against_its_source(release: Path, session: Session) -> None:
+    found = measure(str(release), str(SOURCE), session=session, floors={})
     by = {(one.component, one.packages[0].partition("/")[0], one.against.partition("/")[0]): one for one in found}
     assert all(one.passed for one in found)
     assert by["unet", "original", "the source"].bits == 6
@@ -60,12 +67,12 @@ def test_another_source_is_noticed(release: Path, tmp_path: Path) -> None:
     assert [one["component"] for one in low] == ["unet"]
 
 
-def test_what_cannot_be_measured_is_said(release: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_said(release: Path, session: Session, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no packages"):
-        measure(str(tmp_path / "empty"), str(SOURCE), session=Session.open(), floors={})
+        measure(str(tmp_path / "empty"), str(SOURCE), session=session, floors={})
     with pytest.raises(ConfigError, match="no component unett"):
-        measure(str(release), str(SOURCE), session=Session.open(), floors={"unett": 3.0})
+        measure(str(release), str(SOURCE), session=session, floors={"unett": 3.0})
 
 
 def test_no_number_never_passes() -> None:

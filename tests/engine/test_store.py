@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hubpub.engine.store import Digests, Store, clone, sha256
-from hubpub.errors import Damaged, StoreError
+from hubpub.errors import CannotWrite, Damaged, StoreError
 
 KEY = "ab" * 32
 
@@ -156,7 +156,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(CannotWrite) as caught:
         Store(tmp_path / "file")
     assert "HUBPUB_CACHE" in caught.value.hint
 

@@ -51,7 +51,7 @@ def test_where_data_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(CannotWrite, match="cannot use"):
+    with pytest.raises(CannotWrite, match="cannot be written"):
         Storage(tmp_path / "file")
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "hub.json").write_text(json.dumps({"format": 99, "id": "x"}))

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from hubpub.engine.store import Store
 from hubpub.errors import BadWeights, ConfigError, LicenceMissing, SourceError, UnknownArchitecture
 from hubpub.plan.config import effective
 from hubpub.plan.plan import Plan
@@ -24,7 +23,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
-    return Session.open(store=Store(tmp_path / "store"))
+    return Session.open(root=tmp_path / "store")
 
 
 def _plan(source: Path, session: Session, **given: Any) -> Plan:

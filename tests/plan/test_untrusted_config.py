@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hubpub.cli.app import app
-from hubpub.cli.settings import fetching, models
 from hubpub.errors import ConfigError
+from hubpub.verbs.settings import fetching, models
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def test_a_card_is_made_of_no_file_from_elsewhere(folder: Path, place: str) -> N
 def test_nothing_is_fetched_to_elsewhere(folder: Path, place: str) -> None:
     (folder / "hubpub.toml").write_text(f'[fetch]\ndest = "{place}"\n')
     with pytest.raises(ConfigError, match="not inside this folder"):
-        fetching(None, dest=None)
-    assert fetching(None, dest=Path(place)).dest == place
+        fetching(None, {})
+    assert fetching(None, {"dest": place}).dest == place
 
 
 def test_what_is_inside_is_taken(folder: Path) -> None:
     text = 'template = "card.md.j2"\n[fetch]\ndest = "Resources/models"\n[[models]]\nsource = "a/b"\n'
     (folder / "hubpub.toml").write_text(text)
     assert models(None, None, {})[0].template == "card.md.j2"
-    assert fetching(None, dest=None).dest == "Resources/models"
+    assert fetching(None, {}).dest == "Resources/models"

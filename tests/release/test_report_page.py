@@ -61,10 +61,6 @@ def _folder(path: Path, content: dict[str, Any], pictures: dict[str, bytes] | No
     return path
 
 
-def _no_hub() -> Hub:
-    raise AssertionError("a folder needs no Hub")
-
-
 def test_what_the_manifest_says_is_on_the_page() -> None:
     page = _Page(render(manifest()))
     for words in (
@@ -271,34 +267,34 @@ def test_the_page_of_a_repo(tmp_path: Path) -> None:
     with running(tmp_path / "hub") as local:
         local.storage.import_folder("me/tiny", folder)
         hub = Hub(local.endpoint, local.token)
-        done = report("me/tiny", tmp_path / "report.html", hub=lambda: hub)
+        done = report("me/tiny", tmp_path / "report.html", endpoint=hub.endpoint, token=hub.token)
         assert done.pictures == 1
         local.storage.create("me/empty")
         with pytest.raises(FetchError, match="no manifest"):
-            report("me/empty", tmp_path / "report.html", hub=lambda: hub)
+            report("me/empty", tmp_path / "report.html", endpoint=hub.endpoint, token=hub.token)
     assert "me/coreml-tiny-6" in done.path.read_text(encoding="utf-8")
 
 
 def test_pictures_that_are_not_those_of_the_manifest(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "a", manifest(pictures={"images/cat.png": picture(1)}), {"images/cat.png": picture(2)})
     with pytest.raises(DigestMismatch, match=r"images/cat\.png"):
-        report(str(folder), tmp_path / "report.html", hub=_no_hub)
+        report(str(folder), tmp_path / "report.html")
     gone = _folder(tmp_path / "b", manifest(pictures={"images/cat.png": picture(1)}))
     with pytest.raises(FetchError, match="cannot be read"):
-        report(str(gone), tmp_path / "report.html", hub=_no_hub)
+        report(str(gone), tmp_path / "report.html")
     outside = _folder(tmp_path / "c", manifest(pictures={"images/../../x.png": picture(1)}))
     with pytest.raises(FetchError, match="would not stay"):
-        report(str(outside), tmp_path / "report.html", hub=_no_hub)
+        report(str(outside), tmp_path / "report.html")
     text_file = _folder(tmp_path / "d", manifest(pictures={"images/a.png": b"<svg>"}), {"images/a.png": b"<svg>"})
-    assert report(str(text_file), tmp_path / "report.html", hub=_no_hub).pictures == 0
+    assert report(str(text_file), tmp_path / "report.html").pictures == 0
 
 
 def test_folders_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no hubpub\.json"):
-        report(str(tmp_path), tmp_path / "report.html", hub=_no_hub)
+        report(str(tmp_path), tmp_path / "report.html")
     (tmp_path / "hubpub.json").write_text('{"format": 2}', encoding="utf-8")
     with pytest.raises(ConfigError, match="not a manifest"):
-        report(str(tmp_path), tmp_path / "report.html", hub=_no_hub)
+        report(str(tmp_path), tmp_path / "report.html")
     good = _folder(tmp_path / "release", copy.deepcopy(manifest()))
     with pytest.raises(ConfigError, match="no revisions"):
-        report(str(good), tmp_path / "report.html", hub=_no_hub, revision="main")
+        report(str(good), tmp_path / "report.html", revision="main")

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from hubpub.cli import settings
 from hubpub.cli.app import app
 from hubpub.errors import CannotWrite, ConfigError, ParityTooLow, SourceNotFound
-from hubpub.plan.config import Config
+from hubpub.plan.config import Config, Delivery
 from hubpub.release.release import Operation
 from hubpub.remote.destinations import Receipt
 from hubpub.verbs import publish as verb
+from hubpub.verbs import settings
 from hubpub.verbs.batch import Attempt, Work, attempts
 from hubpub.verbs.ci_summary import markdown, outputs, write
-from hubpub.verbs.publish import Delivery, Published
+from hubpub.verbs.publish import Published
 
 _MANIFEST = {
     "variants": {"original/packages": {"files": 3, "size": 2_000_000}},
@@ -95,7 +95,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`publish` of a config file with three models, the second of which fails, and what each was delivered as."""
     seen: list[tuple[str, Delivery]] = []
 
-    def publish_config(config: Config, *, delivery: Delivery, session: Any) -> Published:
+    def publish_config(config: Config, *, dry_run: bool, session: Any) -> Published:
+        delivery = config.delivery
         seen.append((config.source, delivery))
         if config.source == "c/d":
             raise ParityTooLow("Too far.", hint="Use more bits.")
@@ -189,7 +190,7 @@ def test_a_report_that_cannot_be_written(command: Any, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("", encoding="utf-8")
     refused = command("a/b", "--report", str(tmp_path / "taken"))
     assert refused.exit_code == CannotWrite.exit_status
-    assert "The summary cannot be written" in refused.stderr
+    assert "cannot be written" in refused.stderr
 
 
 def test_the_page_of_a_publish() -> None:

@@ -16,6 +16,7 @@ from hubpub.engine.store import Store
 from hubpub.localhub import Fault, Faults, LocalHub, running
 from hubpub.verbs import doctor
 from hubpub.verbs.doctor import Check
+from hubpub.verbs.session import Session
 
 NAMES = [
     "python",
@@ -46,6 +47,11 @@ def _doctor(*words: str) -> Result:
 def _checks(hub: LocalHub, token: str) -> tuple[int, dict[str, Any]]:
     done = _doctor("--json", "--endpoint", hub.endpoint, "--token", token)
     return done.exit_code, {check["name"]: check for check in json.loads(done.stdout)}
+
+
+def _store(root: Path) -> Check:
+    with Session.open(root=root) as session:
+        return doctor.store(session)
 
 
 def _committed(root: Path) -> Path:
@@ -110,30 +116,30 @@ def test_offline_is_a_choice(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_store_that_lost_bytes(root: Path) -> None:
     payload = _committed(root)
-    assert doctor.store(root).state == "ok"
+    assert _store(root).state == "ok"
     (payload / "file").chmod(0o600)
     (payload / "file").write_bytes(b"123")
-    found = doctor.store(root)
+    found = _store(root)
     assert (found.state, found.to_do.split("`")[1]) == ("broken", "hubpub cache verify")
     assert "a step" in found.found
     cured = CliRunner().invoke(app, ["cache", "verify"])
     assert cured.exit_code == 9
-    assert doctor.store(root).state == "ok"
+    assert _store(root).state == "ok"
 
 
 def test_a_store_whose_entry_cannot_be_read(root: Path) -> None:
     (_committed(root).parent / "entry.json").write_text("{", encoding="utf-8")
-    found = doctor.store(root)
+    found = _store(root)
     assert (found.state, found.to_do.split("`")[1]) == ("broken", "hubpub cache verify")
     cured = CliRunner().invoke(app, ["cache", "verify"])
     assert cured.exit_code == 9
     assert "1 steps read, 1 damaged." in cured.stdout
-    assert doctor.store(root).state == "ok"
+    assert _store(root).state == "ok"
 
 
 def test_what_killed_runs_left(root: Path) -> None:
     Store(root).work_folder("cd" * 32)
-    found = doctor.store(root)
+    found = _store(root)
     assert found.state == "note"
     assert "1 folders of killed runs" in found.found
 

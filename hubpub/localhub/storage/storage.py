@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from hubpub.errors import CannotWrite, ConfigError, SourceNotFound, StoreError
+from hubpub.errors import ConfigError, SourceNotFound, StoreError
+from hubpub.files.disk import writing
 from hubpub.localhub.refused import Refused, bad_request, repo_not_found
 from hubpub.localhub.storage import atomic, attributes
 from hubpub.localhub.storage.changes import ATTRIBUTES, Put, check_path
@@ -32,7 +33,7 @@ class Storage:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        try:
+        with writing(root, hint="Name another folder with HUBPUB_HUB."):
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             about = {"format": _FORMAT, "id": secrets.token_hex(16)}
             atomic.write_once(self.root / "hub.json", json.dumps(about).encode(), mode=0o600)
@@ -40,11 +41,6 @@ class Storage:
             self.token = self._secret("token", prefix="hf_local_")
             self.read_token = self._secret("read-token", prefix="hf_local_read_")
             self.key = self._secret("key", prefix="").encode()
-        except OSError as error:
-            raise CannotWrite(
-                f"The embedded Hub cannot use {root}: {error.strerror or error}.",
-                hint="Name another folder with HUBPUB_HUB.",
-            ) from error
         if self.about.get("format") != _FORMAT:
             raise StoreError(
                 f"{root} was written by another version of the embedded Hub.",

@@ -1,17 +1,26 @@
-"""Destinations: where a release goes. Each can say what it holds now, and take one release in one piece."""
+"""Destinations: where a release goes. Each can say what it holds now, and take one release in one piece.
+
+To add one, write a module with `destination(address, means)` and name it in `KINDS`.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from hubpub.engine.store import sha256
+from hubpub.engine.store import Digests, sha256
+from hubpub.errors import HubpubError
+from hubpub.plan.config import Delivery
 from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
 from hubpub.release.release import Operation, Release, RemoteState, diff
+
+if TYPE_CHECKING:
+    from hubpub.remote.hub import Hub
 
 # done bytes, total bytes, what is being done
 Progress = Callable[[int, int, str], None]
@@ -37,8 +46,26 @@ class Receipt:
     nothing_to_do: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a destination may use: the Hub (opened by the call), known digests of files, and how to deliver."""
+
+    hub: Callable[[], Hub]
+    digests: Digests
+    delivery: Delivery = field(default_factory=lambda: Delivery.model_validate({}))
+
+
 class Destination(Protocol):
     """Where a release goes."""
+
+    @property
+    def url(self) -> str:
+        """Its address, for people."""
+        ...
+
+    def preflight(self, release: Release) -> list[HubpubError]:
+        """All that is in the way of `release`, before any work; of its artifacts only the sizes count."""
+        ...
 
     def current(self) -> RemoteState:
         """What is there now (`commit` None: nothing, or a folder)."""
@@ -54,6 +81,19 @@ class Destination(Protocol):
     ) -> Receipt:
         """Carry out `operations`, which were computed against `base`: all of them or none."""
         ...
+
+
+# kind → the module that has it
+KINDS: Mapping[str, str] = {
+    "folder": "hubpub.remote.destinations.folder",
+    "hub": "hubpub.remote.destinations.hub",
+}
+
+
+def open_destination(kind: str, address: str, means: Means) -> Destination:
+    """The destination of that kind at an address: a path, or a repo id."""
+    destination: Destination = import_module(KINDS[kind]).destination(address, means)
+    return destination
 
 
 def release_files(release: Release, folder: Path) -> tuple[Artifact, ...]:

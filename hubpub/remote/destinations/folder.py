@@ -7,27 +7,47 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from hubpub.engine.store import Digests, clone, sha256
-from hubpub.errors import Conflict, NoSpace
+from hubpub.errors import Conflict, HubpubError, PreflightError
+from hubpub.files.disk import check_space, check_writable, writing
 from hubpub.files.paths import check_relative
 from hubpub.plan.names import CARD, MANIFEST
 from hubpub.release.release import MAX_MANIFEST_BYTES, Operation, Release, RemoteFile, RemoteState, parse_manifest
-from hubpub.remote.destinations import Progress, Receipt, changes, planned_bytes, tally
-from hubpub.remote.download import PARTIAL, writing
+from hubpub.remote.destinations import Means, Progress, Receipt, changes, planned_bytes, tally
+from hubpub.remote.download import PARTIAL
 
-# Left free on the disk for everything else.
-_SPARE = 64 << 20
+
+def destination(address: str, means: Means) -> FolderDestination:
+    """The folder at a path."""
+    return FolderDestination(Path(address), digests=means.digests)
 
 
 class FolderDestination:
-    """A folder on this machine. What is not ours stays, what is unchanged is not touched, links are not followed."""
+    """A folder on this machine. Files of others stay, what is unchanged is not touched, links are not followed."""
 
     def __init__(self, folder: Path, *, repo_id: str = "", digests: Digests | None = None) -> None:
         self._folder = folder
         self._repo_id = repo_id or folder.name
         self._digests = digests
+
+    @property
+    def url(self) -> str:
+        """The folder's path."""
+        return str(self._folder)
+
+    def preflight(self, release: Release) -> list[HubpubError]:
+        """Whether the folder can be written, and has the space."""
+        total = sum(file.size for file in release.artifacts)
+        problems: list[HubpubError] = []
+        for check in (check_writable, partial(check_space, wanted=total, what="The release")):
+            try:
+                check(self._folder)
+            except PreflightError as error:
+                problems.append(error)
+        return problems
 
     def current(self) -> RemoteState:
         """The folder's files with their digests, and its manifest."""
@@ -54,7 +74,7 @@ class FolderDestination:
         del base  # a folder has one writer
         todo = sorted(changes(operations), key=lambda operation: _order(operation.path))
         total = sum(operation.size for operation in todo if operation.artifact is not None)
-        with writing(self._folder):
+        with writing(self._folder, kept="The release that was there is kept.", left=lambda: total):
             self._check(todo, total)
             with _fresh(self._folder / PARTIAL, wanted=bool(todo)) as staging:
                 staged = self._stage(todo, staging, total, progress)
@@ -62,7 +82,7 @@ class FolderDestination:
                     self._carry_out(operation, staged)
         return Receipt(
             repo_id=release.repo_id,
-            url=str(self._folder),
+            url=self.url,
             commit=None,
             operations=tally(operations),
             planned_bytes=planned_bytes(operations),
@@ -84,10 +104,7 @@ class FolderDestination:
     def _check(self, todo: Sequence[Operation], total: int) -> None:
         """All that can be known to fail, before anything is written."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self._folder).free < total + _SPARE:
-            raise NoSpace(
-                f"{self._folder} needs {total / 1e9:.1f} GB, and the disk has less free.", hint="Free some space."
-            )
+        check_space(self._folder, total, what="The release")
         for operation in todo:
             target = self._target(operation)
             if target.is_dir() and not target.is_symlink():

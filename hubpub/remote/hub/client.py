@@ -42,18 +42,6 @@ class Account:
     only: str | None = None
 
 
-@contextmanager
-def connect(endpoint: str | None = None, token: str | None = None) -> Iterator[Hub]:
-    """A Hub for the length of a command; `local` starts the embedded one on loopback with a token of its own."""
-    if endpoint != "local":
-        yield Hub(endpoint, token)
-        return
-    from hubpub.localhub import default_root, running
-
-    with running(default_root()) as local:
-        yield Hub(local.endpoint, local.token)
-
-
 class Hub:
     """One endpoint (None: HF_ENDPOINT, else huggingface.co) with one token.
 

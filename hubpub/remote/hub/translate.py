@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from hubpub.errors import (
     SourceNotFound,
     UploadFailed,
 )
+from hubpub.files.disk import is_full
 from hubpub.remote.hub.session import TooBusy, scrub
 
 Side = Literal["source", "fetch", "write"]
@@ -150,7 +150,7 @@ def _senseless(error: Exception, side: Side, *, endpoint: str, doing: str) -> Hu
 
 def _disk(error: OSError, doing: str) -> HubpubError:
     """One of our errors for one of this machine's own."""
-    if error.errno == errno.ENOSPC:
+    if is_full(error):
         return NoSpace(f"The disk is full{_in(doing)}.", hint="Free some space and run again.")
     return CannotWrite(
         f"{error.filename or 'A file'} cannot be read or written{_in(doing)}: {error.strerror}.",
