@@ -162,12 +162,7 @@ def _memory(missing: Sequence[Step]) -> list[HubpubError]:
     return [
         NotEnoughMemory(
             f"{largest.label} needs about {human(largest.memory)} of memory, and this machine has {human(total)}.",
-            hint="Use a larger machine"
-            + (
-                ", or leave the numeric gate out with --verify weights."
-                if isinstance(largest, Measure | Reference)
-                else "."
-            ),
+            hint="Use a larger machine" + (", or choose --verify weights." if largest.heavy else "."),
         )
     ]
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from hubpub.engine.progress import Lines, Live, Quiet, reporter
 from hubpub.engine.store import Entry
-from hubpub.steps.step import Step
+from hubpub.steps import Step
+from tests.support.named_steps import Named
 
 
 class Terminal(io.StringIO):
@@ -35,12 +36,12 @@ def shown_live(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Live, Terminal
 
 
 def _step(label: str, size: int) -> Step:
-    return Step(kind="fill", version=1, params={"of": label}, inputs={}, label=label, size=size, memory=1)
+    return Named(stem=label, size=size, memory=1)
 
 
 def _entry(step: Step) -> Entry:
     return Entry(
-        key=step.key, kind=step.kind, label=step.label, seconds=1.5, files=(), created=0.0,
+        key=step.key, kind=step.kind(), label=step.label, seconds=1.5, files=(), created=0.0,
         measurements={"peak_memory": 180_000_000}, payload=Path(),
     )  # fmt: skip
 

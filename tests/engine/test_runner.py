@@ -13,7 +13,8 @@ from hubpub.engine.progress import Quiet
 from hubpub.engine.runner import execute
 from hubpub.engine.store import Entry, Store
 from hubpub.errors import StepFailed
-from hubpub.steps import Archive, FromSource, FromStep, Step
+from hubpub.steps import FromSource, FromStep, Step
+from tests.support.named_steps import Named
 
 
 class Recorder(Quiet):
@@ -35,19 +36,6 @@ class Recorder(Quiet):
     def step_done(self, step: Step, entry: Entry) -> None:
         self.running.remove(step.label)
         self.events.append(("done", step.label))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Named(Archive):
-    """An archive whose label is its stem."""
-
-    @property
-    def label(self) -> str:
-        return self.stem
-
-    @classmethod
-    def kind(cls) -> str:
-        return Archive.kind()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hubpub.coreml.program import main_block
 
 from hubpub.checkpoints import open_checkpoint
 from hubpub.coreml import schema_pb2 as schema
 from hubpub.coreml.package import MANIFEST, MODEL, WEIGHT_BIN, read_model
+from hubpub.coreml.program import main_block
 from hubpub.coreml.weight_file import BlobReader, BlobWriter
 from hubpub.coreml.weight_index import FILE, WEIGHT_FILE, WeightIndex
 from hubpub.errors import BadPackage, BadWeights
@@ -120,7 +120,7 @@ def test_a_palettized_constant_decompresses_to_its_palette(
         constant = name.removeprefix("text_model.").replace(".", "_")
         assert np.array_equal(decoded[constant], palette.lut[palette.indices].reshape(-1)), name
     # the table of a gather keeps its bits
-    assert not [name for name in palettized if "embedding" in name]
+    assert not [name for name in palettized if "token_embedding" in name]
 
 
 def test_one_weight_file_serves_every_attention_size_batch_and_target(benches: Callable[[str], Bench]) -> None:
@@ -268,7 +268,7 @@ def test_a_derived_constant_that_is_not_finite_is_refused_by_name(
 ) -> None:
     broken = {**weights_step.TRANSFORMS, "negate": lambda values: values + np.float32("inf")}
     monkeypatch.setattr(weights_step, "TRANSFORMS", broken)
-    with pytest.raises(BadWeights, match="concept_embeds_weights cannot be brought into the form"):
+    with pytest.raises(BadWeights, match="special_care_embeds_weights cannot be brought into the form"):
         Bench(tmp_path, "safety_checker").weights(16)
 
 
@@ -347,7 +347,7 @@ def test_palettized_constants_are_written_as_coremltools_writes_them(
     theirs.save(str(tmp_path / "theirs.mlpackage"))
     package = bench.package(bench.weights(bits), target=target)
     ours, expected = _constexprs(package), _constexprs(tmp_path / "theirs.mlpackage")
-    assert ours.keys() == expected.keys()
+    assert ours.keys() == expected.keys() - {"mask_palettized"}, "a literal of the program, which hubpub leaves alone"
     assert ours
     readers = [BlobReader(one / WEIGHT_BIN) for one in (package, tmp_path / "theirs.mlpackage")]
     for name, operation in ours.items():
