@@ -1,6 +1,6 @@
 """Writes the pages that follow from the code: errors.md, cli.md, configuration.md, and the JSON Schemas.
 
-`make docs` writes them; tests/unit/test_docs.py fails where one is not what this would write.
+`make docs` writes them; tests/docs/test_docs.py fails where one is not what this would write.
 """
 
 from __future__ import annotations

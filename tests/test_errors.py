@@ -13,7 +13,7 @@ import pytest
 import hubpub
 from hubpub import errors
 from hubpub.errors import FilesChanged, NotEnoughMemory, PublishError
-from tests.e2e.releases import release, tree
+from tests.e2e.releases import converted, release, tree
 from tests.support.sources import make_source
 
 TESTS = Path(__file__).resolve().parent
@@ -94,3 +94,23 @@ def test_a_revision_that_is_no_release(tmp_path: Path) -> None:
             pytest.raises(PublishError, match="has no manifest of hubpub"),
         ):
             restore("me/x", "main", session=session, dry_run=True)
+
+
+def test_bytes_that_changed_are_one_cause(tmp_path: Path) -> None:
+    """In the store, in a check and before an upload: who wants to know of that alone catches IntegrityError."""
+    assert {kind.__name__ for kind in errors.IntegrityError.__subclasses__()} == {
+        "Damaged",
+        "DigestMismatch",
+        "FilesChanged",
+    }
+    statuses = {"Damaged": 6, "DigestMismatch": 8, "FilesChanged": 9}
+    assert {name: getattr(errors, name).exit_status for name in statuses} == statuses
+    folder = tmp_path / "release"
+    converted(folder, "original")
+    (folder / "original" / "packages" / "vocab.json").write_bytes(b"[]")
+    with pytest.raises(errors.IntegrityError) as found:
+        hubpub.verify(folder)
+    assert isinstance(found.value, FilesChanged)
+    with pytest.raises(errors.IntegrityError) as refused:
+        hubpub.publish(folder, dry_run=True, endpoint="http://127.0.0.1:9", token="x")
+    assert isinstance(refused.value, errors.DigestMismatch)

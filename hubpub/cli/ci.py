@@ -7,24 +7,17 @@ shell reads.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
-from hubpub.errors import CannotWrite, ConfigError, HubpubError
-
-# What the bytes of finished steps depend on.
-_LOCK = ("hubpub", "coremltools", "diffusers", "numba", "numpy", "protobuf", "torch", "transformers")
+from hubpub.errors import ConfigError, HubpubError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +74,9 @@ def key(inputs: Inputs) -> int:
     status, told = hubpub(["plan", "--json", *settings(inputs), *source(inputs)])
     if status:
         return status
-    plans: list[dict[str, Any]] = json.loads(told)
-    commits = [plan["source"]["commit"] or "folder" for plan in plans]
-    steps = sorted(step["key"] for plan in plans for step in plan["steps"])
-    machine = f"{platform.system()}-{platform.machine()}".lower()
-    start = f"hubpub-{machine}-{digest(lock())}-{digest(commits)}-"
-    append("GITHUB_OUTPUT", f"key={start}{digest(steps)}\nrestore-key={start}\n")
+    from hubpub.verbs.ci import cache_keys
+
+    append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in cache_keys(json.loads(told)).items()))
     return 0
 
 
@@ -147,17 +137,10 @@ def trust(inputs: Inputs) -> None:
     if repo is None:
         print("::notice::Trusted Publishing needs one destination, named by `to`; the token is used.", flush=True)
         return
-    os.environ["HF_OIDC_RESOURCE"] = repo
-    if not os.environ.get("HF_TOKEN"):
-        return  # publish itself says what is missing
-    from hubpub.verbs.session import Session
+    from hubpub.verbs.ci import trust_for
 
-    try:
-        with Session.open() as session:
-            assert session.hub.token
-    except CannotWrite as error:
-        del os.environ["HF_OIDC_RESOURCE"]
-        print(f"::warning::{error.message} The token is used.", flush=True)
+    if (refusal := trust_for(repo)) is not None:
+        print(f"::warning::{refusal} The token is used.", flush=True)
 
 
 def destination(inputs: Inputs) -> str | None:
@@ -181,20 +164,6 @@ def hubpub(words: Sequence[str], *, shown: bool = False) -> tuple[int, str]:
     except SystemExit as end:
         return (end.code if isinstance(end.code, int) else int(bool(end.code))), told.getvalue()
     return 0, told.getvalue()
-
-
-def lock() -> Iterable[str]:
-    """The versions of what makes the bytes."""
-    for name in _LOCK:
-        try:
-            yield f"{name}=={version(name)}"
-        except PackageNotFoundError:
-            continue
-
-
-def digest(texts: Iterable[str]) -> str:
-    """16 hex digits of some texts."""
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def append(variable: str, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,7 +126,7 @@ def variants(
     with Session.open(endpoint=endpoint, token=token) as session:
         offers = verb(repo or configured(None, config), revision=revision, session=session)
     if json:
-        shared.print_json([{"variant": offer.name, "files": len(offer.files), "bytes": offer.size} for offer in offers])
+        shared.print_json([offer.to_json() for offer in offers])
         return
     rows = [{"variant": offer.name, "files": str(len(offer.files)), "size": human(offer.size)} for offer in offers]
     typer.echo(table(rows, right=frozenset({"files", "size"})))
@@ -137,14 +137,11 @@ def verify(
     revision: shared.Revision = None,
     source: ComparedSource = None,
     *,
-    verify_signature: bool = False,
-    identity: str | None = None,
-    issuer: str | None = None,
-    floor: Mapping[str, float] | None = None,
     endpoint: shared.Endpoint = None,
     token: shared.Token = None,
     json: shared.Json = False,
     debug: shared.Debug = False,
+    **given: Any,
 ) -> None:
     """Check a release again: digests, structure, what apps need.
 
@@ -152,19 +149,11 @@ def verify(
 
     Example: hubpub verify models/coreml-openjourney-v4-palettized_original_packages --source prompthero/openjourney-v4
     """
-    from hubpub.remote.signing import demanded
-    from hubpub.verbs.measure import Compared, check_and_measure
+    from hubpub.verbs.measure import check_and_measure
     from hubpub.verbs.session import Session
 
     with Session.open(endpoint=endpoint, token=token, quiet=json) as session:
-        compared: Compared = check_and_measure(
-            target,
-            source,
-            revision=revision,
-            signed_by=demanded(verify_signature, identity, issuer),
-            floors=floor or {},
-            session=session,
-        )
+        compared = check_and_measure(target, source, revision=revision, session=session, **given)
     if json:
         shared.print_json(compared.to_json())
     else:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from hubpub.cli import app as shared
-
-if TYPE_CHECKING:
-    from hubpub.coreml.compiler import Compiler
 
 
 def register(app: typer.Typer) -> None:
@@ -31,11 +28,9 @@ def compile_packages(
 
     Example: hubpub compile Unet.mlpackage -o Resources
     """
-    from hubpub import compile_package
-    from hubpub.plan.variant import choose
+    from hubpub.verbs.compile import compile_all
 
-    chosen = cast("Compiler", choose("compiler", compiler, ("auto", "portable", "apple")))
-    bundles = [compile_package(package, out, compiler=chosen) for package in packages]
+    bundles = compile_all(packages, out, compiler=compiler)
     if json:
         shared.print_json([str(bundle) for bundle in bundles])
     else:

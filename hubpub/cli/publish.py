@@ -82,9 +82,9 @@ def publish(
     """
     from hubpub.verbs.batch import nothing_would_change, publish_all
     from hubpub.verbs.session import Session
-    from hubpub.verbs.settings import running
+    from hubpub.verbs.settings import limits
 
-    how = running(config, jobs=jobs, memory=memory)
+    how = limits(config, jobs=jobs, memory=memory)
     with Session.open(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         attempts = publish_all(source, config, given, dry_run=dry_run, summary=report, session=session)
     _conclude(attempts, json=json, quiet=quiet)
@@ -118,11 +118,11 @@ def convert(
     from hubpub.errors import ConfigError
     from hubpub.verbs.convert import convert_config
     from hubpub.verbs.session import Session
-    from hubpub.verbs.settings import model, running
+    from hubpub.verbs.settings import limits, model
 
     if out is None:
         raise ConfigError("No folder was named.", hint="Say where to write with -o DIR.")
-    how = running(config, jobs=jobs, memory=memory)
+    how = limits(config, jobs=jobs, memory=memory)
     with Session.open(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         outcome = convert_config(model(source, config, given), out=out, session=session)
     if json:

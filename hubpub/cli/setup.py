@@ -47,40 +47,34 @@ def init(
 
     Example: hubpub init prompthero/openjourney-v4 --yes
     """
-    from hubpub.errors import ConfigError
-    from hubpub.verbs import init as verb
+    from hubpub.verbs.init import init as verb
 
-    home = Path.cwd()
-    found = verb.sources_here(home)
-    chosen = source or (found[0] if len(found) == 1 else None)
-    if source is None and not yes:
-        chosen = typer.prompt("Source (a diffusers folder, ORG/NAME of the Hub, or git+URL)", default=chosen)
-    if chosen is None:
-        raise ConfigError("No source was named.", hint="Name a folder or a repo id: `hubpub init ORG/NAME --yes`.")
-    owner = None if to else verb.account(endpoint=endpoint, token=token)
-    named = verb.destination(chosen, owner or "OWNER")  # which also says what is no source
-    if to is None and not yes:
-        unknown = "" if owner else "; by default in the account of your token"
-        to = typer.prompt(f"Destination, OWNER/NAME{unknown}", default=named if owner else "", show_default=bool(owner))
-        to = to or None
-    elif to is None and owner is not None:
-        to = named
-    if license is None and verb.licence_of(chosen, home) == "" and not yes:
-        license = typer.prompt("Licence id, which the source does not name", default="", show_default=False) or None
-    if workflow is None:
-        workflow = yes or typer.confirm(f"Write {verb.WORKFLOW.as_posix()} as well?", default=True)
-    written = verb.files(verb.Answers(source=chosen, to=to, license=license), workflow=workflow)
-    for file in written:
-        if force or not file.there(home):
-            continue
-        name = file.path.as_posix()
-        if yes or not typer.confirm(f"{name} is there. Overwrite it?", default=False):
-            raise ConfigError(f"{name} is there already; nothing was written.", hint="Overwrite it with --force.")
-    verb.write(written, home)
+    written = verb(
+        Path.cwd(),
+        source=source,
+        to=to,
+        license=license,
+        workflow=workflow,
+        force=force,
+        ask=None if yes else _Terminal(),
+        endpoint=endpoint,
+        token=token,
+    )
     for file in written:
         typer.echo(file.path.as_posix())
     if not quiet:
         typer.echo("\nNext:  hubpub doctor,  hubpub plan,  hubpub publish --dry-run", err=True)
+
+
+class _Terminal:
+    """Asks whoever runs the command."""
+
+    def text(self, question: str, *, default: str | None) -> str:
+        answer: str = typer.prompt(question, default=default, show_default=bool(default))
+        return answer
+
+    def confirm(self, question: str, *, default: bool) -> bool:
+        return typer.confirm(question, default=default)
 
 
 def doctor(

@@ -44,7 +44,7 @@ class Making:
         MinLen(1),
     ] = ("original", "split_einsum_v2")
     bits: Annotated[
-        Bits, Setting("Compression", "Bits per weight of UNet and text encoder; 16 is uncompressed.", metavar="BITS")
+        Bits, Setting("Compression", "Bits per weight of UNet and text encoder (16: not compressed).", metavar="BITS")
     ] = 6
     formats: Annotated[
         tuple[Format, ...],
@@ -90,7 +90,7 @@ class Making:
     prompt_guidance: Annotated[float, Setting("Release", "Guidance scale of each picture."), Ge(1)] = 7.5
     compiler: Annotated[
         Literal["auto", "portable", "apple"],
-        Setting("Variants", "Compiler of the bundles; apple needs Xcode.", metavar="NAME"),
+        Setting("Variants", "Compiler of the bundles (apple needs Xcode).", metavar="NAME"),
     ] = "auto"
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Final
+from typing import Any, Final
 
 from hubpub.errors import DigestMismatch, NoSuchVariant
 from hubpub.files.paths import check_all
@@ -55,6 +55,10 @@ class Offer:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """The variant for programs."""
+        return {"variant": self.name, "files": len(self.files), "bytes": self.size}
 
 
 @dataclass(frozen=True, kw_only=True)

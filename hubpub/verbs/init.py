@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from hubpub import __version__
-from hubpub.errors import HubpubError, SourceError
+from hubpub.errors import ConfigError, HubpubError, SourceError
 from hubpub.files.disk import writing
 from hubpub.plan.config import FILE
 from hubpub.plan.names import check_repo_id, default_destination
@@ -38,11 +39,74 @@ class Written:
     text: str
 
     def there(self, home: Path) -> bool:
-        """Whether another file is there already; one with this very text is none."""
+        """True if another file with different content exists."""
         path = home / self.path
         return path.exists() and not (
             path.is_file() and path.read_text(encoding="utf-8", errors="replace") == self.text
         )
+
+
+class Ask(Protocol):
+    """Who answers what was not given."""
+
+    def text(self, question: str, *, default: str | None) -> str:
+        """An answer in words; `default` None demands one."""
+        ...
+
+    def confirm(self, question: str, *, default: bool) -> bool:
+        """Yes or no."""
+        ...
+
+
+def init(
+    home: Path,
+    *,
+    source: str | None = None,
+    to: str | None = None,
+    license: str | None = None,
+    workflow: bool | None = None,
+    force: bool = False,
+    ask: Ask | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    session: Session | None = None,
+) -> tuple[Written, ...]:
+    """Write hubpub.toml, and a workflow that publishes what it names, into `home`.
+
+    Without `ask` the defaults are taken. Raises ConfigError where a file is there that
+    neither `force` nor an answer gives up; then nothing is written.
+    """
+    chosen = _source(home, source, ask)
+    account = None if to else account_of(endpoint=endpoint, token=token, session=session)
+    default = destination(chosen, account or "OWNER")  # raises for what is not a source
+    if to is None and ask is not None:
+        unknown = "" if account else "; by default in the account of your token"
+        to = ask.text(f"Destination, OWNER/NAME{unknown}", default=default if account else "") or None
+    elif to is None and account is not None:
+        to = default
+    if license is None and ask is not None and licence_of(chosen, home) == "":
+        license = ask.text("Licence id, which the source does not name", default="") or None
+    if workflow is None:
+        workflow = ask is None or ask.confirm(f"Write {WORKFLOW.as_posix()} as well?", default=True)
+    written = files(Answers(source=chosen, to=to, license=license), workflow=workflow)
+    for name in [file.path.as_posix() for file in written if not force and file.there(home)]:
+        if ask is None or not ask.confirm(f"{name} is there. Overwrite it?", default=False):
+            raise ConfigError(f"{name} is there already; nothing was written.", hint="Overwrite it with --force.")
+    write(written, home)
+    return written
+
+
+def _source(home: Path, source: str | None, ask: Ask | None) -> str:
+    """The source that was named, the one diffusers folder in `home`, or the answer."""
+    here = sources_here(home)
+    default = here[0] if len(here) == 1 else None
+    if source is not None:
+        return source
+    if ask is not None:
+        return ask.text("Source (a diffusers folder, ORG/NAME of the Hub, or git+URL)", default=default)
+    if default is None:
+        raise ConfigError("No source was named.", hint="Name a folder or a repo id: `hubpub init ORG/NAME --yes`.")
+    return default
 
 
 def sources_here(home: Path) -> tuple[str, ...]:
@@ -65,7 +129,7 @@ def licence_of(source: str, home: Path) -> str | None:
     return str(facts.card.get("license") or "")
 
 
-def account(*, endpoint: str | None = None, token: str | None = None, session: Session | None = None) -> str | None:
+def account_of(*, endpoint: str | None = None, token: str | None = None, session: Session | None = None) -> str | None:
     """The account that publish would publish to; None without a token, offline, or where the Hub does not answer."""
     with using(session, endpoint=endpoint, token=token) as opened:
         try:

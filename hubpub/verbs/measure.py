@@ -22,7 +22,7 @@ from hubpub.coreml.survey import survey
 from hubpub.engine.store import sha256
 from hubpub.errors import ConfigError, ParityTooLow, ToolMissing
 from hubpub.plan.config import effective
-from hubpub.remote.signing import Wanted
+from hubpub.remote.signing import demanded
 from hubpub.steps import FromSource, Reference
 from hubpub.verbs import fetch
 from hubpub.verbs.preparation import Prepared, prepare
@@ -87,15 +87,18 @@ def check_and_measure(
     *,
     session: Session,
     revision: str | None = None,
-    signed_by: Wanted | None = None,
-    floors: Mapping[str, float],
+    verify_signature: bool = False,
+    identity: str | None = None,
+    issuer: str | None = None,
+    floor: Mapping[str, float] | None = None,
 ) -> Compared:
     """Check a release; where nothing is wrong and `source` is named, compare its packages with that source."""
+    signed_by = demanded(verify_signature, identity, issuer)
     verified = check(target, session=session, revision=revision, signed_by=signed_by)
     if source is None:
         return Compared(verified=verified, measured=None)
     compare = not verified.findings
-    measured = measure(target, source, session=session, revision=revision, floors=floors) if compare else ()
+    measured = measure(target, source, session=session, revision=revision, floors=floor or {}) if compare else ()
     return Compared(verified=verified, measured=measured)
 
 

@@ -51,7 +51,7 @@ def refuse(flags: Mapping[str, Any], *, but: Collection[str], why: str) -> None:
         )
 
 
-def running(config: Path | None, *, jobs: int | None, memory: float | None) -> dict[str, int | None]:
+def limits(config: Path | None, *, jobs: int | None, memory: float | None) -> dict[str, int | None]:
     """`jobs` and `memory` (GB) as a Session takes them (bytes): from the flags, else from the config file."""
     defaults = read_defaults(config, Path.cwd())
     memory = memory if memory is not None else defaults.memory

@@ -127,12 +127,11 @@ def test_names_of_all_the_world(lfs: None, local: LocalHub, hub: Hub, tmp_path: 
     home = tmp_path / "модели и  é 模型 🙂" / ("x" * 240)
     home.mkdir(parents=True)
     source = shutil.copytree(SOURCE, home / "цифры 1")
-    where = Session.open(root=home / "store", endpoint=local.endpoint, token=local.token)
-    outcome = convert_here(
-        source, repo_id=REPO, attention=("original",), verify="weights", out=home / "out", session=where
-    )
-    assert {artifact.path_in_repo for artifact in outcome.artifacts} == models(home / "out").keys()
-    publish(home / "out", session=where)
+    with Session.open(root=home / "store", endpoint=local.endpoint, token=local.token) as opened:
+        settings = {"repo_id": REPO, "attention": ("original",), "verify": "weights"}
+        outcome = convert_here(source, **settings, out=home / "out", session=opened)
+        assert {artifact.path_in_repo for artifact in outcome.artifacts} == models(home / "out").keys()
+        publish(home / "out", session=opened)
     out = run(REPO, hub=hub, cache=FetchCache(home / "store"), dest=home / "fetched").folder
     assert models(out).items() == {
         (path.removeprefix("original/packages/"), sha)

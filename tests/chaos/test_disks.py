@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hubpub.engine.store import Store
-from hubpub.errors import CannotWrite, NoSpace, StoreError, UploadFailed
+from hubpub.errors import CannotWrite, NoSpace, UploadFailed
 from hubpub.localhub import LocalHub, running
 from hubpub.remote.cache import FetchCache
 from hubpub.remote.destinations import release_files, send
@@ -55,7 +55,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 @pytest.fixture
 def unforeseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk had space when it was asked for: it fills up later."""
-    for name in ("transfer._SPARE", "destinations.folder._SPARE", "verbs.prepare._SPARE_DISK"):
+    for name in ("files.disk.SPARE", "verbs.preparation._SPARE_DISK"):
         monkeypatch.setattr(f"hubpub.{name}", -(1 << 60))
 
 
@@ -94,7 +94,7 @@ def test_fetch_to_a_disk_that_is_read_only(
 
 def test_a_store_on_a_disk_that_is_read_only(disk: Disk) -> None:
     disk.remount("ro")
-    with pytest.raises(StoreError, match="Read-only") as caught:
+    with pytest.raises(CannotWrite, match="Read-only") as caught:
         Store(disk.path / "store")
     assert "HUBPUB_CACHE" in caught.value.hint
 
@@ -118,10 +118,9 @@ def test_publish_to_a_hub_whose_disk_fills_up(
 @pytest.mark.slow
 def test_convert_with_a_store_and_a_folder_that_fill_up(unforeseen: None, disk: Disk, tmp_path: Path) -> None:
     def made(store: Path, out: Path) -> set[str]:
-        where = Session.open(root=store)
-        convert(
-            SOURCE, repo_id=REPO, name="org/digits", attention=("original",), verify="weights", out=out, session=where
-        )
+        settings = {"repo_id": REPO, "name": "org/digits", "attention": ("original",), "verify": "weights"}
+        with Session.open(root=store) as session:
+            convert(SOURCE, **settings, out=out, session=session)
         return set(digests(out))
 
     with pytest.raises(NoSpace):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from test_card import _manifest
-
 from hubpub.release.card import render, view
+from tests.release.test_card import _manifest
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "card.md").read_text(encoding="utf-8")
 

@@ -230,10 +230,8 @@ class TestTrouble:
     ) -> None:
         out = tmp_path / "out"
         program = f"""
-from pathlib import Path
-from hubpub.hub import Hub
-from hubpub.verbs.fetch import run
-run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(out)!r}))
+import hubpub
+hubpub.fetch({published!r}, endpoint={local.endpoint!r}, token={local.token!r}, dest={str(out)!r})
 """
         # the connection breaks at two thirds and what comes after it hangs
         digest = hashlib.sha256(FILES[f"{PACKAGES}/{WEIGHT}"]).hexdigest()
@@ -302,7 +300,7 @@ run({published!r}, hub=Hub({local.endpoint!r}, {local.token!r}), dest=Path({str(
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("hubpub.remote.download._SPARE", 1 << 60)
+        monkeypatch.setattr("hubpub.files.disk.SPARE", 1 << 60)
         with pytest.raises(NoSpace, match="GB"):
             run(published, hub=hub, cache=cache, dest=tmp_path / "out")
         assert not any("/cdn/" in seen.path for seen in local.requests)

@@ -157,7 +157,7 @@ publish(hub, release(Path({str(tmp_path / "made")!r}), tree(seed=7, size=6_000_0
 def test_an_interrupt_ends_an_upload_at_once(lfs: None, local: LocalHub, hub: Hub, tmp_path: Path) -> None:
     program = f"""
 import time
-from hubpub.hub import session
+from hubpub.remote.hub import session
 class Slow(session._Counted):
     def __iter__(self):
         for block in super().__iter__():

@@ -188,7 +188,7 @@ def test_empty(tmp_path: Path) -> None:
 
 
 def test_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubpub.files.unzip._SPARE", 1 << 60)
+    monkeypatch.setattr("hubpub.files.disk.SPARE", 1 << 60)
     archive = write(tmp_path / "a.zip", lambda made: made.writestr("top/x", "x"))
     with pytest.raises(NoSpace):
         unpack(archive, tmp_path / "out")

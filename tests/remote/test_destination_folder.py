@@ -102,7 +102,7 @@ def test_what_stands_in_the_way(tmp_path: Path) -> None:
 
 
 def test_no_space_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubpub.remote.destinations.folder._SPARE", 1 << 60)
+    monkeypatch.setattr("hubpub.files.disk.SPARE", 1 << 60)
     destination = FolderDestination(tmp_path / "out")
     with pytest.raises(NoSpace):
         send(destination, release(tmp_path / "made", FILES), base=destination.current())

@@ -15,7 +15,7 @@ from hubpub.remote.hub.session import _FRUGAL
 
 PROGRAM = """
 import json, os
-from hubpub.hub import session
+from hubpub.remote.hub import session
 session.install()
 print(json.dumps({name: os.environ.get(name) for name in session._FRUGAL}))
 """

@@ -153,7 +153,7 @@ def test_little_memory_and_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (doctor.memory().state, "--verify weights" in doctor.memory().to_do) == ("note", True)
     monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: Memory(5 * 10**8, 10**8))
     assert doctor.memory().state == "broken"
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: Disk(10**12, 0, 10**9))
+    monkeypatch.setattr(doctor.disks.shutil, "disk_usage", lambda place: Disk(10**12, 0, 10**9))
     assert (doctor.disk(root).state, "HUBPUB_CACHE" in doctor.disk(root).to_do) == ("note", True)
 
 

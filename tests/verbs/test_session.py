@@ -114,7 +114,6 @@ class TestLocal:
         folder = hubpub.fetch(repo, endpoint="local", dest="models/x")
         assert folder == Path("models/x")
         assert hubpub.verify(repo, endpoint="local").findings == ()
-        assert hubpub.verify(folder, endpoint="local").findings == ()
         assert hubpub.report(repo, home / "page.html", endpoint="local").path.is_file()
         assert hubpub.audit(repo, endpoint="local").target == repo
         assert hubpub.restore(repo, "v1", endpoint="local").nothing_to_do
