@@ -174,7 +174,7 @@ def gate_size(configs: Configs, published: Size) -> Size:
 
 def _smallest_side(configs: Configs) -> int:
     """Each level of the UNet but the last halves the latent, and the way up needs the halves to fit."""
-    return int(2 ** (len(_get(parsed.unet(configs), "block_out_channels")) - 1))
+    return int(2 ** (len(parsed.unet(configs).block_out_channels) - 1))
 
 
 def _lists(model_index: Config, folder: str) -> bool:
@@ -197,7 +197,3 @@ def _title_of(pipeline: str) -> str:
 def _not_supported(what: str) -> UnknownArchitecture:
     supported = ", ".join(architecture.title for architecture in ARCHITECTURES)
     return UnknownArchitecture(f"The source is {what}, which is not supported yet.", hint=f"Supported: {supported}.")
-
-
-def _get(c, k):
-    return c[k] if isinstance(c, dict) else getattr(c, k)

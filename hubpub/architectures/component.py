@@ -71,7 +71,7 @@ class Component:
 
     def meaning(self, config: Any) -> dict[str, Any]:
         """A config as plain JSON, for the names of steps."""
-        return dict(config) if isinstance(config, dict) else asdict(config)  # interim
+        return asdict(config)
 
     def read_config(self, given: Mapping[str, Any]) -> Any:
         """The inverse of `meaning`."""

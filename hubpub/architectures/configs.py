@@ -1,7 +1,7 @@
-"""config.json of each network → only the keys that hubpub's network hears, defaults filled in.
+"""config.json of each network → a frozen config of only what its program depends on, defaults filled in.
 
-So every fine-tune of one model gives the same dict, and with it the same graph. A value
-that our networks do not implement is refused by name, never ignored. Defaults are those
+So every fine-tune of one model gives the same config, and with it the same program. A value
+that the networks do not implement is refused by name, never ignored. Defaults are those
 of diffusers 0.42 and transformers 5 (the keys' meaning is documented there).
 """
 
@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 from hubpub.architectures.component import Config, Configs
 from hubpub.errors import UnknownArchitecture
+from hubpub.networks import SafetyCheckerConfig, TextEncoderConfig, UNetConfig, VAEConfig
 
 _HINT = "hubpub refuses what it would convert wrongly; please report the model if you think that it should work."
 
@@ -52,7 +53,7 @@ _UNET_FIXED: Mapping[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
-_UNET_HEARD = frozenset(
+_UNET_USED = frozenset(
     {
         "attention_head_dim",
         "block_out_channels",
@@ -71,7 +72,7 @@ _UNET_HEARD = frozenset(
     }
 )
 # use_linear_projection changes the shape of two weights from (o, i, 1, 1) to (o, i): the same bytes, the same graph.
-_UNET_UNHEARD = frozenset(
+_UNET_UNUSED = frozenset(
     {"addition_embed_type_num_heads", "dropout", "upcast_attention", "use_linear_projection"} | _TRAINING
 )
 
@@ -84,7 +85,7 @@ _VAE_FIXED: Mapping[str, tuple[Any, ...]] = {
     "latents_mean": (None,),
     "latents_std": (None,),
 }
-_VAE_HEARD = frozenset(
+_VAE_USED = frozenset(
     {
         "block_out_channels",
         "down_block_types",
@@ -96,15 +97,15 @@ _VAE_HEARD = frozenset(
         "use_quant_conv",
     }
 )
-_VAE_UNHEARD = frozenset({"force_upcast", "sample_size", "scaling_factor"} | _TRAINING)
+_VAE_UNUSED = frozenset({"force_upcast", "sample_size", "scaling_factor"} | _TRAINING)
 
 _ACTIVATIONS = ("quick_gelu", "gelu")
 
 
-def unet(configs: Configs) -> dict[str, Any]:
+def unet(configs: Configs) -> UNetConfig:
     """UNet2DConditionModel, and the number of text tokens (the text encoder decides it)."""
     config = configs["unet"]
-    _refuse_foreign("UNet", config, fixed=_UNET_FIXED, known=_UNET_HEARD | _UNET_UNHEARD)
+    _refuse_foreign("UNet", config, fixed=_UNET_FIXED, known=_UNET_USED | _UNET_UNUSED)
     default_down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     default_up = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     down = _blocks("UNet", config, "down_block_types", default_down, ("CrossAttnDownBlock2D", "DownBlock2D"))
@@ -118,39 +119,35 @@ def unet(configs: Configs) -> dict[str, Any]:
         raise _refused(
             "UNet", "block_out_channels", f"{channels}, which {groups} groups or {heads} heads do not divide"
         )
-    return {
-        "in_channels": _integer("UNet", config, "in_channels", 4),
-        "out_channels": _integer("UNet", config, "out_channels", 4),
-        "block_out_channels": channels,
-        "down_attention": [name.startswith("CrossAttn") for name in down],
-        "up_attention": [name.startswith("CrossAttn") for name in up],
-        "layers_per_block": _integer("UNet", config, "layers_per_block", 2),
-        "transformer_layers": _per_block("UNet", config, "transformer_layers_per_block", 1, len(channels)),
-        "heads": heads,  # diffusers' attention_head_dim is, for these models, the number of heads
-        "cross_attention_dim": _integer("UNet", config, "cross_attention_dim", 1280),
-        "norm_num_groups": groups,
-        "norm_eps": _number("UNet", config, "norm_eps", 1e-5),
-        "flip_sin_to_cos": _boolean("UNet", config, "flip_sin_to_cos", default=True),
-        "freq_shift": _number("UNet", config, "freq_shift", 0),
-        "text_tokens": _integer("text encoder", configs["text_encoder"], "max_position_embeddings", 77),
-    }
+    return UNetConfig(
+        in_channels=_integer("UNet", config, "in_channels", 4),
+        out_channels=_integer("UNet", config, "out_channels", 4),
+        block_out_channels=tuple(channels),
+        down_attention=tuple(name.startswith("CrossAttn") for name in down),
+        up_attention=tuple(name.startswith("CrossAttn") for name in up),
+        layers_per_block=_integer("UNet", config, "layers_per_block", 2),
+        transformer_layers=tuple(_per_block("UNet", config, "transformer_layers_per_block", 1, len(channels))),
+        heads=tuple(heads),  # diffusers' attention_head_dim is, for these models, the number of heads
+        cross_attention_dim=_integer("UNet", config, "cross_attention_dim", 1280),
+        norm_num_groups=groups,
+        norm_eps=_number("UNet", config, "norm_eps", 1e-5),
+        flip_sin_to_cos=_boolean("UNet", config, "flip_sin_to_cos", default=True),
+        freq_shift=_number("UNet", config, "freq_shift", 0),
+        text_tokens=_integer("text encoder", configs["text_encoder"], "max_position_embeddings", 77),
+    )
 
 
-def vae_decoder(configs: Configs) -> dict[str, Any]:
+def vae_decoder(configs: Configs) -> VAEConfig:
     """The decoder half of AutoencoderKL, with its post_quant_conv."""
-    config = configs["vae"]
-    heard = _vae(config)
-    return heard | {"use_post_quant_conv": _boolean("VAE", config, "use_post_quant_conv", default=True)}
+    return _vae(configs["vae"], "use_post_quant_conv")
 
 
-def vae_encoder(configs: Configs) -> dict[str, Any]:
+def vae_encoder(configs: Configs) -> VAEConfig:
     """The encoder half of AutoencoderKL, with its quant_conv."""
-    config = configs["vae"]
-    heard = _vae(config)
-    return heard | {"use_quant_conv": _boolean("VAE", config, "use_quant_conv", default=True)}
+    return _vae(configs["vae"], "use_quant_conv")
 
 
-def text_encoder(configs: Configs) -> dict[str, Any]:
+def text_encoder(configs: Configs) -> TextEncoderConfig:
     """CLIPTextModel; `eos_token_id` None means: pooled where the token's number is the largest."""
     config = configs["text_encoder"]
     _refuse_clip("text encoder", config, model_type="clip_text_model", architecture="CLIPTextModel")
@@ -158,14 +155,15 @@ def text_encoder(configs: Configs) -> dict[str, Any]:
     # place where the end token is the last of the vocabulary.
     eos = _integer("text encoder", config, "eos_token_id", 49407)
     vocabulary = _integer("text encoder", config, "vocab_size", 49408)
-    return _clip("text encoder", config, hidden=512, intermediate=2048, heads=8) | {
-        "vocab_size": vocabulary,
-        "max_position_embeddings": _integer("text encoder", config, "max_position_embeddings", 77),
-        "eos_token_id": None if eos in (2, vocabulary - 1) else eos,
-    }
+    return TextEncoderConfig(
+        **_tower("text encoder", config, hidden=512, intermediate=2048, heads=8),
+        vocab_size=vocabulary,
+        max_position_embeddings=_integer("text encoder", config, "max_position_embeddings", 77),
+        eos_token_id=None if eos in (2, vocabulary - 1) else eos,
+    )
 
 
-def safety_checker(configs: Configs) -> dict[str, Any]:
+def safety_checker(configs: Configs) -> SafetyCheckerConfig:
     """StableDiffusionSafetyChecker: a CLIP vision tower and the concepts that it is compared with."""
     if "safety_checker" not in configs:
         raise UnknownArchitecture(
@@ -179,17 +177,19 @@ def safety_checker(configs: Configs) -> dict[str, Any]:
     vision = config.get("vision_config_dict") or config.get("vision_config") or {}
     if not isinstance(vision, Mapping):
         raise _refused(name, "vision_config", vision)
-    heard = _clip(name, vision, hidden=768, intermediate=3072, heads=12) | {
-        "image_size": _integer(name, vision, "image_size", 224),
-        "patch_size": _integer(name, vision, "patch_size", 32),
-        "projection_dim": _integer(name, config, "projection_dim", 512),
-    }
     channels = _integer(name, vision, "num_channels", 3)
     if channels != 3:
         raise _refused(name, "num_channels", channels)
-    if heard["image_size"] % heard["patch_size"]:
-        raise _refused(name, "image_size", f"{heard['image_size']}, no multiple of patch_size {heard['patch_size']}")
-    return heard
+    side, patch = _integer(name, vision, "image_size", 224), _integer(name, vision, "patch_size", 32)
+    if side % patch:
+        raise _refused(name, "image_size", f"{side}, no multiple of patch_size {patch}")
+    return SafetyCheckerConfig(
+        **_tower(name, vision, hidden=768, intermediate=3072, heads=12),
+        image_size=side,
+        patch_size=patch,
+        projection_dim=_integer(name, config, "projection_dim", 512),
+        image_scale=image_scale(configs),
+    )
 
 
 def image_scale(configs: Configs) -> int:
@@ -208,8 +208,8 @@ def default_latent(configs: Configs) -> tuple[int, int] | None:
     return None
 
 
-def _vae(config: Config) -> dict[str, Any]:
-    _refuse_foreign("VAE", config, fixed=_VAE_FIXED, known=_VAE_HEARD | _VAE_UNHEARD)
+def _vae(config: Config, quantizes: str) -> VAEConfig:
+    _refuse_foreign("VAE", config, fixed=_VAE_FIXED, known=_VAE_USED | _VAE_UNUSED)
     channels = _integers("VAE", config, "block_out_channels", (64,))
     down = _blocks("VAE", config, "down_block_types", ("DownEncoderBlock2D",), ("DownEncoderBlock2D",))
     up = _blocks("VAE", config, "up_block_types", ("UpDecoderBlock2D",), ("UpDecoderBlock2D",))
@@ -218,29 +218,34 @@ def _vae(config: Config) -> dict[str, Any]:
     groups = _integer("VAE", config, "norm_num_groups", 32)
     if any(width % groups for width in channels):
         raise _refused("VAE", "block_out_channels", f"{channels}, which {groups} groups do not divide")
+    return VAEConfig(
+        block_out_channels=tuple(channels),
+        latent_channels=_integer("VAE", config, "latent_channels", 4),
+        layers_per_block=_integer("VAE", config, "layers_per_block", 1),
+        norm_num_groups=groups,
+        quantizes=_boolean("VAE", config, quantizes, default=True),
+    )
+
+
+def _tower(name: str, config: Config, *, hidden: int, intermediate: int, heads: int) -> dict[str, Any]:
+    """What both CLIP towers depend on; the defaults are CLIPTextConfig's and CLIPVisionConfig's."""
+    width, count = (
+        _integer(name, config, "hidden_size", hidden),
+        _integer(name, config, "num_attention_heads", heads),
+    )
+    activation = config.get("hidden_act", "quick_gelu")
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise _refused(name, "hidden_act", activation)
+    if width % count:
+        raise _refused(name, "num_attention_heads", count)
     return {
-        "block_out_channels": channels,
-        "latent_channels": _integer("VAE", config, "latent_channels", 4),
-        "layers_per_block": _integer("VAE", config, "layers_per_block", 1),
-        "norm_num_groups": groups,
-    }
-
-
-def _clip(name: str, config: Config, *, hidden: int, intermediate: int, heads: int) -> dict[str, Any]:
-    """What both CLIP towers hear; the defaults are CLIPTextConfig's and CLIPVisionConfig's."""
-    heard: dict[str, Any] = {
-        "hidden_size": _integer(name, config, "hidden_size", hidden),
+        "hidden_size": width,
         "intermediate_size": _integer(name, config, "intermediate_size", intermediate),
         "num_hidden_layers": _integer(name, config, "num_hidden_layers", 12),
-        "num_attention_heads": _integer(name, config, "num_attention_heads", heads),
-        "hidden_act": config.get("hidden_act", "quick_gelu"),
+        "num_attention_heads": count,
+        "hidden_act": activation,
         "layer_norm_eps": _number(name, config, "layer_norm_eps", 1e-5),
     }
-    if not isinstance(heard["hidden_act"], str) or heard["hidden_act"] not in _ACTIVATIONS:
-        raise _refused(name, "hidden_act", heard["hidden_act"])
-    if heard["hidden_size"] % heard["num_attention_heads"]:
-        raise _refused(name, "num_attention_heads", heard["num_attention_heads"])
-    return heard
 
 
 def _refuse_clip(name: str, config: Config, *, model_type: str, architecture: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from hubpub import architectures
 from hubpub.coreml import schema_pb2 as schema
 from hubpub.coreml.package import MODEL, WEIGHT_BIN, serialize, write_manifest
-from hubpub.coreml.program import PROGRAM_VERSION, main_block, write
+from hubpub.coreml.program import INDEX_TYPES, PROGRAM_VERSION, main_block, write
 from hubpub.coreml.weight_file import retype
 from hubpub.coreml.weight_index import WEIGHT_FILE, WeightIndex
 from hubpub.coreml.weights import place
@@ -109,9 +109,6 @@ def _place_weights(source: Path, target: Path, model: schema.Model, index: Weigh
                 elements *= side
             padding = entry["indices_bytes"] * 8 - elements * entry["bits"]
             retype(file, entry["indices"], INDEX_TYPES[entry["bits"]], padding=padding)
-
-
-INDEX_TYPES = {1: schema.UINT1, 2: schema.UINT2, 4: schema.UINT4, 6: schema.UINT6, 8: schema.UINT8}
 
 
 def _describe(model: schema.Model, metadata: Mapping[str, Any]) -> None:

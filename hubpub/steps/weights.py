@@ -23,7 +23,8 @@ import numpy.typing as npt
 from hubpub import architectures
 from hubpub.checkpoints import Checkpoint, fit, open_checkpoint
 from hubpub.coreml import schema_pb2 as schema
-from hubpub.coreml.constants import Literal, Tensor, constants_of
+from hubpub.coreml.constants import Literal, Tensor
+from hubpub.coreml.program import SMALLEST_BLOB, constants_of
 from hubpub.coreml.weight_file import BlobWriter
 from hubpub.coreml.weight_index import WEIGHT_FILE, WeightIndex, literal_key, tensor_key
 from hubpub.errors import BadWeights
@@ -33,8 +34,6 @@ from hubpub.steps.step import Step
 
 # A palette is worth its place for tensors of rank 2 and more with more elements than this (Apple's converter).
 LARGEST_UNPALETTIZED = 2048
-# Smaller constants stay in the program (coremltools' rule).
-SMALLEST_BLOB = 10
 
 _ANY_SIZE = Size(height=64, width=64, batch=1)  # tensors do not depend on the size
 _DTYPES = {"fp16": schema.FLOAT16, "fp32": schema.FLOAT32}

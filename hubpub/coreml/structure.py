@@ -1,0 +1,215 @@
+"""Whether two programs are the same but for sizes: the one that was run at a small latent, and the published one.
+
+Both are walked from their outputs, value by value in pairs. Operations, arguments,
+constants and places in the weight file must be the same. What may differ: the sides of
+shapes; and the number of query pieces of an attention, where each piece of the one must
+be as a piece of the other, and all of them must cover the queries, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.program import main_block
+from hubpub.coreml.values import dimensions
+
+_MOST = 5  # differences that are listed
+
+# (concat, which of its values): the piece that is being compared
+Piece = tuple[str, int]
+
+
+def differences(published: schema.Model, measured: schema.Model) -> list[str]:
+    """In what `published` differs from `measured` other than in sizes; empty where in nothing. The first few only."""
+    return _Comparison(_Program(published), _Program(measured)).run()
+
+
+class _Program:
+    """A program by its values."""
+
+    def __init__(self, model: schema.Model) -> None:
+        function, block = model.mlProgram.functions["main"], main_block(model)
+        self.inputs = {given.name: given.type for given in function.inputs}
+        self.outputs = list(block.outputs)
+        self.operations: dict[str, tuple[schema.Operation, int]] = {}
+        for operation in block.operations:
+            for place, output in enumerate(operation.outputs):
+                self.operations[output.name] = (operation, place)
+
+    def type(self, name: str) -> schema.TensorType:
+        if name in self.inputs:
+            return self.inputs[name].tensorType
+        operation, place = self.operations[name]
+        return operation.outputs[place].type.tensorType
+
+    def shape(self, name: str) -> tuple[int | None, ...]:
+        return dimensions(self.type(name))
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """The elements of a constant of the program."""
+        operation, _ = self.operations[name]
+        return tuple(operation.attributes["val"].immediateValue.tensor.ints.values)
+
+
+@dataclass
+class _Comparison:
+    full: _Program
+    small: _Program
+    found: list[str] = field(default_factory=list)
+    # (concat, value, axis) → the ranges of its pieces, each with the place that it has in the concat
+    pieces: dict[tuple[str, str, int], list[tuple[int, int, int]]] = field(default_factory=dict)
+
+    def run(self) -> list[str]:
+        if self.full.outputs != self.small.outputs:
+            return [f"its outputs are {self.full.outputs}, not {self.small.outputs}"]
+        waiting: list[tuple[str, str, Piece | None]] = [(name, name, None) for name in self.full.outputs]
+        seen = set()
+        while waiting and len(self.found) < _MOST:
+            one, other, piece = waiting.pop()
+            if (one, other) not in seen:
+                seen.add((one, other))
+                waiting += self._compare(one, other, piece)
+        if not self.found:
+            self._check_pieces()
+        return self.found
+
+    def _compare(self, one: str, other: str, piece: Piece | None) -> Iterator[tuple[str, str, Piece | None]]:
+        """Compare two values; gives the pairs of values that they were made from."""
+        if one in self.full.inputs or other in self.small.inputs:
+            if one != other or not self._same_type(one, other):
+                self._differ(one, other)
+            return
+        (mine, place), (theirs, its_place) = self.full.operations[one], self.small.operations[other]
+        if mine.type == "concat" and (theirs.type != "concat" or self._count(mine) != self._count(theirs)):
+            against = self._values(theirs)[0] if theirs.type == "concat" else other
+            for number, value in enumerate(self._values(mine)):
+                yield value, against, (one, number)
+            return
+        if mine.type == "slice_by_index" and self._is_piece(mine, theirs):
+            yield from self._piece(mine, theirs, other, piece)
+            return
+        if mine.type != theirs.type or place != its_place or not self._same_type(one, other):
+            self._differ(one, other)
+            return
+        if mine.type == "const" or mine.type.startswith("constexpr"):
+            if not _same_content(mine, theirs):
+                self._differ(one, other)
+            return
+        yield from self._arguments(one, other, mine, theirs, piece)
+
+    def _arguments(
+        self, one: str, other: str, mine: schema.Operation, theirs: schema.Operation, piece: Piece | None
+    ) -> Iterator[tuple[str, str, Piece | None]]:
+        if mine.inputs.keys() != theirs.inputs.keys():
+            self._differ(one, other)
+            return
+        sizes = _sizes_of(mine)
+        for key, argument in mine.inputs.items():
+            names = [binding.name for binding in argument.arguments]
+            others = [binding.name for binding in theirs.inputs[key].arguments]
+            if len(names) != len(others):
+                self._differ(one, other)
+            elif key in sizes:
+                if not self._sizes_fit(mine, theirs, key):
+                    self._differ(one, other)
+            else:
+                yield from ((name, its, piece) for name, its in zip(names, others, strict=True))
+
+    def _sizes_fit(self, mine: schema.Operation, theirs: schema.Operation, key: str) -> bool:
+        """A reshape asks for the shape that it declares; a slice takes the same part of its input in both."""
+        if key != "shape":
+            return self._ranges(self.full, mine) == self._ranges(self.small, theirs)
+        return all(
+            program.integers(operation.inputs[key].arguments[0].name) == program.shape(operation.outputs[0].name)
+            for program, operation in ((self.full, mine), (self.small, theirs))
+        )
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    def _ranges(self, program: _Program, operation: schema.Operation) -> dict[int, tuple[int, int]]:
+        """Axis → begin and end, of the axes of which a slice takes a part."""
+        shape = program.shape(operation.inputs["x"].arguments[0].name)
+        begin, end = (program.integers(operation.inputs[key].arguments[0].name) for key in ("begin", "end"))
+        parts = enumerate(zip(begin, end, shape, strict=True))
+        return {axis: (start, stop) for axis, (start, stop, side) in parts if (start, stop) != (0, side)}
+
+    def _is_piece(self, mine: schema.Operation, theirs: schema.Operation) -> bool:
+        """Whether a slice takes a piece along one axis that the other program cuts differently, or not at all."""
+        ranges = self._ranges(self.full, mine)
+        if len(ranges) != 1:
+            return False
+        if theirs.type != "slice_by_index":
+            return True
+        others = self._ranges(self.small, theirs)
+        [axis] = ranges
+        if others.keys() != ranges.keys():
+            return False
+        side, its_side = (
+            program.shape(operation.inputs["x"].arguments[0].name)[axis]
+            for program, operation in ((self.full, mine), (self.small, theirs))
+        )
+        return side != its_side
+
+    def _piece(
+        self, mine: schema.Operation, theirs: schema.Operation, other: str, piece: Piece | None
+    ) -> Iterator[tuple[str, str, Piece | None]]:
+        whole = mine.inputs["x"].arguments[0].name
+        [(axis, (start, stop))] = self._ranges(self.full, mine).items()
+        if piece is None:
+            self.found.append(f"{mine.outputs[0].name} takes a part of {whole} that nothing puts together again")
+            return
+        concat, number = piece
+        self.pieces.setdefault((concat, whole, axis), []).append((number, start, stop))
+        its_whole = theirs.inputs["x"].arguments[0].name if theirs.type == "slice_by_index" else other
+        yield whole, its_whole, None
+
+    def _check_pieces(self) -> None:
+        """The pieces of each attention cover its queries, in order; there is one for each value of the concat."""
+        for (concat, whole, axis), ranges in self.pieces.items():
+            place = 0
+            operation, _ = self.full.operations[concat]
+            for number, (which, start, stop) in enumerate(sorted(ranges)):
+                if which != number or start != place:
+                    break
+                place = stop
+            if place != self.full.shape(whole)[axis] or len(ranges) != self._count(operation):
+                self.found.append(f"the pieces of {concat} do not cover {whole}")
+        pieced = {concat for concat, _, _ in self.pieces}
+        for name, (operation, _) in self.full.operations.items():
+            if operation.type == "concat" and name not in pieced and len(set(self._values(operation))) == 1:
+                self.found.append(f"{name} repeats one value")
+
+    # -- small things ----------------------------------------------------------------------------------------------
+
+    def _values(self, operation: schema.Operation) -> list[str]:
+        return [binding.name for binding in operation.inputs["values"].arguments]
+
+    def _count(self, operation: schema.Operation) -> int:
+        return len(operation.inputs["values"].arguments)
+
+    def _same_type(self, one: str, other: str) -> bool:
+        mine, theirs = self.full.type(one), self.small.type(other)
+        return mine.dataType == theirs.dataType and len(mine.dimensions) == len(theirs.dimensions)
+
+    def _differ(self, one: str, other: str) -> None:
+        self.found.append(f"{one} is not {other}")
+
+
+def _sizes_of(operation: schema.Operation) -> tuple[str, ...]:
+    """The arguments of an operation that say sizes."""
+    return {"reshape": ("shape",), "slice_by_index": ("begin", "end")}.get(operation.type, ())
+
+
+def _same_content(mine: schema.Operation, theirs: schema.Operation) -> bool:
+    """Whether two constants have the same value, or the same place in the weight file, whatever their names."""
+    copies = []
+    for operation in (mine, theirs):
+        copy = schema.Operation()
+        copy.CopyFrom(operation)
+        del copy.attributes["name"]
+        for output in copy.outputs:
+            output.name = ""
+        copies.append(copy)
+    return bool(copies[0] == copies[1])
