@@ -165,11 +165,11 @@ def published_size(configs: Configs, latent: tuple[int, int] | None, batch: int)
 def gate_size(configs: Configs, published: Size) -> Size:
     """The size at which the numeric gate runs: the published one, or 32×32 where that is smaller.
 
-    1024 queries: enough for split_einsum_v2 to split them.
+    1024 queries: enough for split_einsum_v2 to split them. One row: the rows of a batch do not meet.
     """
     if published.height * published.width <= _GATE_SIDE**2 or _GATE_SIDE % _smallest_side(configs):
         return published
-    return Size(height=_GATE_SIDE, width=_GATE_SIDE, batch=published.batch)
+    return Size(height=_GATE_SIDE, width=_GATE_SIDE, batch=1)
 
 
 def _smallest_side(configs: Configs) -> int:

@@ -87,6 +87,10 @@ class _Comparison:
             for number, value in enumerate(self._values(mine)):
                 yield value, against, (one, number)
             return
+        if mine.type == theirs.type == "concat" and self._joined(self.full, mine) != self._joined(self.small, theirs):
+            for number, (value, its) in enumerate(zip(self._values(mine), self._values(theirs), strict=True)):
+                yield value, its, (one, number)
+            return
         if mine.type == "slice_by_index" and self._is_piece(mine, theirs):
             yield from self._piece(mine, theirs, other, piece)
             return
@@ -140,17 +144,18 @@ class _Comparison:
         ranges = self._ranges(self.full, mine)
         if len(ranges) != 1:
             return False
-        if theirs.type != "slice_by_index":
-            return True
-        others = self._ranges(self.small, theirs)
         [axis] = ranges
-        if others.keys() != ranges.keys():
-            return False
+        if not self._cuts(theirs, axis):
+            return True
         side, its_side = (
             program.shape(operation.inputs["x"].arguments[0].name)[axis]
             for program, operation in ((self.full, mine), (self.small, theirs))
         )
         return side != its_side
+
+    def _cuts(self, theirs: schema.Operation, axis: int) -> bool:
+        """Whether an operation of the measured program is a slice along this axis."""
+        return theirs.type == "slice_by_index" and axis in self._ranges(self.small, theirs)
 
     def _piece(
         self, mine: schema.Operation, theirs: schema.Operation, other: str, piece: Piece | None
@@ -162,8 +167,7 @@ class _Comparison:
             return
         concat, number = piece
         self.pieces.setdefault((concat, whole, axis), []).append((number, start, stop))
-        its_whole = theirs.inputs["x"].arguments[0].name if theirs.type == "slice_by_index" else other
-        yield whole, its_whole, None
+        yield whole, theirs.inputs["x"].arguments[0].name if self._cuts(theirs, axis) else other, None
 
     def _check_pieces(self) -> None:
         """The pieces of each attention cover its queries, in order; there is one for each value of the concat."""
@@ -185,6 +189,11 @@ class _Comparison:
 
     def _values(self, operation: schema.Operation) -> list[str]:
         return [binding.name for binding in operation.inputs["values"].arguments]
+
+    def _joined(self, program: _Program, operation: schema.Operation) -> int | None:
+        """The length of a concat's result along its axis."""
+        axis = program.integers(operation.inputs["axis"].arguments[0].name)[0]
+        return program.shape(operation.outputs[0].name)[axis]
 
     def _count(self, operation: schema.Operation) -> int:
         return len(operation.inputs["values"].arguments)

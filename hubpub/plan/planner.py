@@ -280,7 +280,6 @@ class _PlanBuilder:
                 target=variant.target,
                 bits=bits,
                 floor=self.config.floor.get(component.name, component.floors.get(bits)),
-                floor_fp16=component.floors[16],
                 floor_program=FLOOR_PROGRAM,
                 inputs={
                     "package": FromStep(key=package, path=PACKAGE),

@@ -154,7 +154,7 @@ def _component(name: str, row: Mapping[str, Any]) -> Component:
         summary=text(check.get("summary")),
         weights=text(_table(check.get("weights")).get("summary")),
         psnr=_decibels(check.get("psnr")),
-        psnr_before=_decibels(check.get("psnr_fp16")),
+        psnr_before=_decibels(check.get("psnr_program", check.get("psnr_fp16"))),  # the second name before 0.2
         lowest_snr=_decibels(check.get("lowest_snr")) or _decibels(weights.get("lowest_snr")),
         snr=snr,
         compiler=text(row.get("compiler")),

@@ -10,7 +10,8 @@ modules look at their weights' dtype, so theirs are widened at once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -51,13 +52,34 @@ def answers(
     Peak memory: the weights in fp16 (none, where they are mapped from an fp16 file), one layer
     in fp32, and the activations. Raises BadWeights where config and weights do not match.
     """
-    reference = find(name)(dict(config))
+    with _without_weights():
+        reference = find(name)(dict(config))
     reference.module.eval().requires_grad_(False)
     given = {key: torch.from_numpy(array.astype(np.float32)) for key, array in arrays.items()}
     with torch.inference_mode():
         _dress(reference, checkpoint)
         outputs = reference.answer(reference.module, given)
         return {key: np.asarray(tensor, np.float32) for key, tensor in outputs.items()}
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Modules that are built meanwhile have parameters without memory: nothing is allocated or drawn at random.
+
+    Buffers are left alone, because some (positions) are not in a checkpoint.
+    """
+    register = nn.Module.register_parameter
+
+    def without(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    nn.Module.register_parameter = without
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
 
 
 def _dress(reference: Reference, checkpoint: Checkpoint) -> None:
@@ -106,16 +128,14 @@ def unet(config: dict[str, Any]) -> Reference:
         states = given["encoder_hidden_states"].squeeze(2).transpose(1, 2)
         return {"noise_pred": module(given["sample"], given["timestep"], states, return_dict=False)[0]}
 
-    with torch.device("meta"):
-        return Reference(module=UNet2DConditionModel.from_config(config), answer=answer, layered=True)
+    return Reference(module=UNet2DConditionModel.from_config(config), answer=answer, layered=True)
 
 
 def _vae(config: dict[str, Any]) -> nn.Module:
     from diffusers import AutoencoderKL
 
-    with torch.device("meta"):
-        module: nn.Module = AutoencoderKL.from_config(config)
-        return module
+    module: nn.Module = AutoencoderKL.from_config(config)
+    return module
 
 
 def vae_decoder(config: dict[str, Any]) -> Reference:

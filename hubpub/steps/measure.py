@@ -2,9 +2,8 @@
 
 The step `reference` has run the source's module in fp32 on realistic inputs. The same
 inputs go to the 16-bit program with all floats kept in fp32, which shows whether the
-program computes what the source computes (floor_program); to the same at fp16, which
-shows what half precision costs (floor_fp16); and to the published width at fp16, which
-is what apps get (floor). Each is measured as Apple's converter measures its own output,
+program computes what the source computes (floor_program); and to the published width at
+fp16, which is what apps get (floor). Each is measured as Apple's converter measures its own output,
 in dB of PSNR, and the worst output decides.
 
 The programs are written for a small latent over the very weight files that are published,
@@ -53,13 +52,13 @@ class Measure(Step):
 
     inputs: `package` (the published one), `weights` and `weights16` (what the step weights
     wrote at the published width and at 16 bits), `expected` (what the step reference wrote).
-    Measurements: `psnr`, `psnr_fp16` and `psnr_graph` in dB, each output's, the size in
-    latent pixels, the inputs' seed. Raises ParityTooLow with the numbers and the layers that
-    lose most, also where anything is NaN or infinite, and BadPackage where the published
-    program is not the measured one but for sizes.
+    Measurements: `psnr` (of the published width) and `psnr_program` (of the 16-bit program in
+    fp32) in dB, each output's, the size in latent pixels, the inputs' seed. Raises
+    ParityTooLow with the numbers and the layers that lose most, also where anything is NaN
+    or infinite, and BadPackage where the published program is not the measured one but for sizes.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     NEEDS: ClassVar[tuple[str, ...]] = ("torch",)
 
     family: str
@@ -72,7 +71,6 @@ class Measure(Step):
     target: str
     bits: int
     floor: float | None  # dB of the published width; None: measure only
-    floor_fp16: float
     floor_program: float
 
     @property
@@ -80,38 +78,37 @@ class Measure(Step):
         return f"verify {self.component}" + (f" {self.attention}" if self.attention else "")
 
     def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
-        from hubpub.runtime.samples import SEED
-
         arrays, expected = read_reference(inputs["expected"] / FILE)
         with tempfile.TemporaryDirectory(dir=out.parent) as folder:  # beside the weights, so that they can be linked
             full = self._small(Path(folder) / "16.mlpackage", inputs["weights16"])
             package = full if self.bits == 16 else self._small(Path(folder) / "small.mlpackage", inputs["weights"])
             self._check_structure(inputs["package"], package)
-            found = {
-                "graph": _measure(full, arrays, expected, precision="fp32"),
-                "fp16": _measure(full, arrays, expected, precision="fp16"),
-            }
-            same = self.bits == 16
-            found["package"] = found["fp16"] if same else _measure(package, arrays, expected, precision="fp16")
-            floors = {"graph": self.floor_program, "fp16": self.floor_fp16, "package": self.floor}
-            for which, numbers in found.items():
-                least, floor = lowest(numbers), floors[which]
-                if math.isnan(least) or (floor is not None and least < floor):
-                    path = package if which == "package" else full
-                    raise self._too_low(which, least, floor, path=path, full=full, arrays=arrays)
-        values = {which: lowest(numbers) for which, numbers in found.items()}
-        summary = f"{values['fp16']:.1f} dB at fp16, {values['graph']:.1f} dB in fp32"
-        if not same:
-            summary = f"{values['package']:.1f} dB at {self.bits} bits, {summary}"
+            return self.compare(package, full, arrays, expected)
+
+    def compare(
+        self, package: Path, full: Path, arrays: Mapping[str, Array], expected: Mapping[str, Array]
+    ) -> dict[str, Any]:
+        """Run `full` (16 bits) in fp32 and `package` at fp16 on `arrays`, against the `expected` outputs."""
+        from hubpub.runtime.samples import SEED
+
+        numbers = {
+            "program": _measure(full, arrays, expected, precision="fp32"),
+            "package": _measure(package, arrays, expected, precision="fp16"),
+        }
+        floors = {"program": self.floor_program, "package": self.floor}
+        for which, outputs in numbers.items():
+            least, floor = lowest(outputs), floors[which]
+            if math.isnan(least) or (floor is not None and least < floor):
+                path = package if which == "package" else full
+                raise self._too_low(which, least, floor, path=path, full=full, arrays=arrays)
+        values = {which: _rounded(lowest(outputs)) for which, outputs in numbers.items()}
         return {
-            "summary": summary,
-            "psnr": _rounded(values["package"]),
-            "psnr_fp16": _rounded(values["fp16"]),
-            "psnr_graph": _rounded(values["graph"]),
-            "outputs": {name: _rounded(value) for name, value in found["package"].items()},
+            "summary": f"{values['package']:.1f} dB at {self.bits} bits, {values['program']:.1f} dB in fp32",
+            "psnr": values["package"],
+            "psnr_program": values["program"],
+            "outputs": {name: _rounded(value) for name, value in numbers["package"].items()},
             "floor": self.floor,
-            "floor_fp16": self.floor_fp16,
-            "floor_graph": self.floor_program,
+            "floor_program": self.floor_program,
             "latent": [self.height, self.width],
             "seed": SEED,
         }
@@ -150,7 +147,7 @@ class Measure(Step):
         full: Path,
         arrays: Mapping[str, Array],
     ) -> ParityTooLow:
-        kind = {"graph": "in fp32", "fp16": "at fp16", "package": f"with {self.bits}-bit weights"}[which]
+        kind = {"program": "in fp32", "package": f"with {self.bits}-bit weights"}[which]
         layers, broken = _layers(path, full, arrays)
         lost = ", ".join(f"{name} ({kind} {before:.0f} → {after:.0f} dB)" for name, kind, before, after in layers)
         if math.isnan(least):

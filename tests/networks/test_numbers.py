@@ -15,7 +15,7 @@ from tests.support.component_bench import Bench
 pytest.importorskip("torch", reason="networks are run with torch")
 pytest.importorskip("diffusers", reason="networks are compared with diffusers' modules")
 
-from hubpub.runtime.measure import psnr  # noqa: E402
+from hubpub.runtime.measure import psnr
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder", "safety_checker")
 

@@ -1,4 +1,4 @@
-"""Programs: the recorded structure of Apple's converter's, the same bytes every time, and types that coremltools infers."""
+"""Programs: the recorded structures, the same bytes every time, and types that coremltools infers."""
 
 from __future__ import annotations
 

@@ -111,7 +111,6 @@ class Bench:
             target=target,
             bits=bits,
             floor=25.0,
-            floor_fp16=35.0,
             floor_program=60.0,
         )
         inputs = {"package": package, "weights": weights, "weights16": weights16, "expected": expected}

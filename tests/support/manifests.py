@@ -69,16 +69,15 @@ def _component(bits: int, *, ran: bool, elements: int) -> dict[str, Any]:
             "kind": "numeric",
             "summary": f"{5.0 * bits:.1f} dB at {bits} bits",
             "psnr": 5.0 * bits,
-            "psnr_fp16": 80.0,
-            "psnr_graph": 120.0,
+            "psnr_program": 80.0,
             "weights": {"summary": "60 weights read back", "lowest_snr": None if bits == 16 else lowest},
         }
     took = {"seconds": 2.5, "peak_memory": 150_000_000}
     return {
         "coreml_name": "Unet", "bits": bits, "size": elements * bits // 8 + 50_000, "weights": weights,
         "verification": check, "compiler": "portable", "compiler_version": "0.1.0", "unverified_forms": [],
-        "steps": {"export": {"seconds": 30.0, "peak_memory": 500_000_000}, "fill": took, "readback": took,
-                  "verify": took, "compile": {"seconds": 0.2, "peak_memory": None}},
+        "steps": {"weights": took, "package": {"seconds": 0.1, "peak_memory": 40_000_000}, "readback": took,
+                  "measure": took, "compile": {"seconds": 0.2, "peak_memory": None}},
     }  # fmt: skip
 
 
