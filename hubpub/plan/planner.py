@@ -275,6 +275,7 @@ class _PlanBuilder:
         return self.add(
             Measure(
                 **self.identity(component),
+                checkpoint={"files": names},
                 attention=attention,
                 **size,
                 target=variant.target,
@@ -284,7 +285,7 @@ class _PlanBuilder:
                 inputs={
                     "package": FromStep(key=package, path=PACKAGE),
                     "weights": FromStep(key=weights),
-                    "weights16": FromStep(key=weights if bits == 16 else self.weights(component, 16)),
+                    "source": self.source(component.origin.folder, names, component.origin.source),
                     "expected": FromStep(key=expected),
                 },
                 memory=memory.full if full else memory.measure,

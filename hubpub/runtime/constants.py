@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,30 @@ def unpack(raw: Array, bits: int, shape: tuple[int, ...], *, signed: bool = Fals
     return ((codes ^ sign) - sign).view(np.int8)
 
 
+class Blobs(Protocol):
+    """Where a program's blobs are read."""
+
+    def reader(self, file_name: str) -> BlobSource:
+        """The file that a constant names."""
+        ...
+
+    def reading(self, size: int) -> None:
+        """Note that `size` bytes are about to be read."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BlobSource(Protocol):
+    """One file of blobs, by the offsets of their records (coreml.weight_file.BlobReader)."""
+
+    path: Path
+
+    def record(self, offset: int) -> tuple[int, int, int]: ...
+    def read(self, offset: int) -> memoryview: ...
+    def array(self, offset: int, shape: tuple[int, ...] | None = None) -> Array: ...
+
+
 class Weights:
     """The weight files that a package's blobs lie in, each mapped once."""
 
@@ -98,7 +122,7 @@ class Weights:
         self._readers.clear()
 
 
-def constant(value: schema.Value, weights: Weights) -> Constant:
+def constant(value: schema.Value, weights: Blobs) -> Constant:
     """A Constant from a program's value; raises BadPackage when its parts contradict each other."""
     match value.type.WhichOneof("type"):
         case "tensorType":
@@ -125,7 +149,7 @@ def tensor_shape(type_: schema.TensorType) -> tuple[int, ...]:
     return tuple(int(d.constant.size) if d.WhichOneof("dimension") == "constant" else -1 for d in type_.dimensions)
 
 
-def _blob(value: schema.Value.BlobFileValue, dtype: int, shape: tuple[int, ...], weights: Weights) -> Constant:
+def _blob(value: schema.Value.BlobFileValue, dtype: int, shape: tuple[int, ...], weights: Blobs) -> Constant:
     reader, offset = weights.reader(value.fileName), int(value.offset)
     stored, size, _ = reader.record(offset)
     if dtype in SUB_BYTE:

@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 from hubpub.coreml import schema_pb2 as schema
 from hubpub.coreml.package import read_model, weights_folder
 from hubpub.errors import BadInput, BadPackage, ConfigError, ModelError, ToolMissing
-from hubpub.runtime.constants import Weights
+from hubpub.runtime.constants import Blobs, Weights
 from hubpub.runtime.features import Feature, checked_inputs, feature
 from hubpub.runtime.interpreter import Machine, Watch
 from hubpub.runtime.ops.control import Cell
@@ -68,7 +68,7 @@ class Model:
         description: schema.ModelDescription | schema.FunctionDescription,
         program: Program,
         numerics: Numerics,
-        weights: Weights,
+        weights: Blobs,
     ) -> None:
         self.function = function
         self.inputs: tuple[Feature, ...] = tuple(feature(item) for item in description.input)
@@ -207,11 +207,25 @@ def load(
     another precision, ToolMissing where there is no such device.
     """
     package = Path(path)
+    model = read_model(package)
+    weights = Weights(weights_folder(package).parent)
+    return load_model(model, weights, name=str(package), device=device, precision=precision, function=function)
+
+
+def load_model(
+    model: schema.Model,
+    weights: Blobs,
+    *,
+    name: str,
+    device: str = "cpu",
+    precision: str = "fp16",
+    function: str | None = None,
+) -> Model:
+    """As `load`, of a model in memory whose weights are read from `weights`; `name` is for errors."""
     if precision not in ("fp16", "fp32"):
         raise ConfigError(f"{precision!r} is not a precision.", hint="Use fp16 or fp32.")
     numerics = Numerics(device=_device(device), half=precision == "fp16")
-    model = read_model(package)
-    kind = model.WhichOneof("Type")
+    package, kind = name, model.WhichOneof("Type")
     if kind != "mlProgram":
         raise ModelError(
             f"{package} holds a model of kind {kind}; hubpub runs ML Programs.",
@@ -220,7 +234,6 @@ def load(
     name, description = _description(model, function, package)
     if name not in model.mlProgram.functions:
         raise BadPackage(f"{package} has no function {name!r} in its program.")
-    weights = Weights(weights_folder(package).parent)
     program = bind(model.mlProgram.functions[name], weights, numerics)
     return Model(function=name, description=description, program=program, numerics=numerics, weights=weights)
 
@@ -236,7 +249,7 @@ def _device(device: str) -> torch.device:
 
 
 def _description(
-    model: schema.Model, function: str | None, package: Path
+    model: schema.Model, function: str | None, package: str
 ) -> tuple[str, schema.ModelDescription | schema.FunctionDescription]:
     """The chosen function's name and its declared features."""
     description = model.description

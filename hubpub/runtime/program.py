@@ -12,7 +12,7 @@ import torch
 from hubpub.coreml import schema_pb2 as schema
 from hubpub.errors import BadPackage, ModelError, UnsupportedOps
 from hubpub.runtime import attention_tiles
-from hubpub.runtime.constants import Constant, Weights, constant, tensor_shape
+from hubpub.runtime.constants import Blobs, Constant, constant, tensor_shape
 from hubpub.runtime.ops import OPS
 from hubpub.runtime.ops.table import OPSETS, Op
 
@@ -127,7 +127,7 @@ class Program:
     block: Block
 
 
-def bind(function: schema.Function, weights: Weights, numerics: Numerics) -> Program:
+def bind(function: schema.Function, weights: Blobs, numerics: Numerics) -> Program:
     """Bind a function's operations to the op table.
 
     Raises UnsupportedOps, which lists every operation, argument and version that the table
@@ -159,7 +159,7 @@ _Scope = dict[str, Constant | Expression | None]
 
 @dataclass(kw_only=True)
 class _Binder:
-    weights: Weights
+    weights: Blobs
     numerics: Numerics
     opset: int
     missing: set[str] = field(default_factory=set)

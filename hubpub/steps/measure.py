@@ -1,8 +1,8 @@
 """measure: a component's packages are run, and their numbers compared with those of the source's own module.
 
 The step `reference` has run the source's module in fp32 on realistic inputs. The same
-inputs go to the 16-bit program with all floats kept in fp32, which shows whether the
-program computes what the source computes (floor_program); and to the published width at
+inputs go to the program at 16 bits with all floats kept in fp32, which shows whether it
+computes what the source computes (floor_program); and to the published width at
 fp16, which is what apps get (floor). Each is measured as Apple's converter measures its own output,
 in dB of PSNR, and the worst output decides.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from hubpub import architectures
+from hubpub.checkpoints import match_names, open_checkpoint
+from hubpub.coreml.program import constants_of, write
 from hubpub.errors import BadPackage, ParityTooLow
 from hubpub.networks import Size
 from hubpub.steps.package import write_package
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 Precision = Literal["fp16", "fp32"]
+Opened = Callable[[Precision], "Model"]  # opens a model at a precision
 
 _SAMPLES = 256  # elements kept of each intermediate value
 _WORST = 5
@@ -50,20 +54,21 @@ _WORST = 5
 class Measure(Step):
     """Compare one variant of a component with the source; writes nothing but the measurements.
 
-    inputs: `package` (the published one), `weights` and `weights16` (what the step weights
-    wrote at the published width and at 16 bits), `expected` (what the step reference wrote).
+    inputs: `package` (the published one), `weights` (what the step weights wrote), `source`
+    (the component's folder, for its tensors at 16 bits), `expected` (what the step reference wrote).
     Measurements: `psnr` (of the published width) and `psnr_program` (of the 16-bit program in
     fp32) in dB, each output's, the size in latent pixels, the inputs' seed. Raises
     ParityTooLow with the numbers and the layers that lose most, also where anything is NaN
     or infinite, and BadPackage where the published program is not the measured one but for sizes.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     NEEDS: ClassVar[tuple[str, ...]] = ("torch",)
 
     family: str
     component: str
     config: Mapping[str, Any]  # the network's config as plain JSON
+    checkpoint: Mapping[str, Any]  # what open_checkpoint takes
     attention: str | None
     height: int  # of the latent at which it is measured
     width: int
@@ -78,15 +83,40 @@ class Measure(Step):
         return f"verify {self.component}" + (f" {self.attention}" if self.attention else "")
 
     def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+        from hubpub.runtime.checkpoint_blobs import CheckpointBlobs
+        from hubpub.runtime.model import load, load_model
+
+        known = architectures.find(self.family, self.component)
+        config = known.read_config(self.config)
+        size = Size(height=self.height, width=self.width, batch=self.batch)
+        network = known.program(config, size=size, attention=self.attention)
         arrays, expected = read_reference(inputs["expected"] / FILE)
-        with tempfile.TemporaryDirectory(dir=out.parent) as folder:  # beside the weights, so that they can be linked
-            full = self._small(Path(folder) / "16.mlpackage", inputs["weights16"])
-            package = full if self.bits == 16 else self._small(Path(folder) / "small.mlpackage", inputs["weights"])
-            self._check_structure(inputs["package"], package)
+        with (
+            tempfile.TemporaryDirectory(dir=out.parent) as folder,  # beside the weights, so that they can be linked
+            open_checkpoint(self.checkpoint, inputs["source"]) as checkpoint,
+        ):
+            small = Path(folder) / "small.mlpackage"
+            program = (self.family, self.component, self.config, self.attention, size)
+            write_package(small, weights=inputs["weights"], program=program, target=self.target, metadata={})
+            self._check_structure(inputs["package"], small)
+            tensors, _ = constants_of(network)
+            names = match_names(checkpoint.tensors(), [tensor.name for tensor in tensors])
+
+            def package(precision: Precision) -> Model:
+                return load(small, precision=precision)
+
+            def full(precision: Precision) -> Model:
+                """The program at 16 bits: of the published weights, or on the source's own tensors."""
+                if self.bits == 16:
+                    return package(precision)
+                blobs = CheckpointBlobs(checkpoint, names)
+                model = write(network, target=self.target, constants=blobs)
+                return load_model(model, blobs, name=self.component, precision=precision)
+
             return self.compare(package, full, arrays, expected)
 
     def compare(
-        self, package: Path, full: Path, arrays: Mapping[str, Array], expected: Mapping[str, Array]
+        self, package: Opened, full: Opened, arrays: Mapping[str, Array], expected: Mapping[str, Array]
     ) -> dict[str, Any]:
         """Run `full` (16 bits) in fp32 and `package` at fp16 on `arrays`, against the `expected` outputs."""
         from hubpub.runtime.samples import SEED
@@ -99,8 +129,8 @@ class Measure(Step):
         for which, outputs in numbers.items():
             least, floor = lowest(outputs), floors[which]
             if math.isnan(least) or (floor is not None and least < floor):
-                path = package if which == "package" else full
-                raise self._too_low(which, least, floor, path=path, full=full, arrays=arrays)
+                measured = package if which == "package" else full
+                raise self._too_low(which, least, floor, measured=measured, full=full, arrays=arrays)
         values = {which: _rounded(lowest(outputs)) for which, outputs in numbers.items()}
         return {
             "summary": f"{values['package']:.1f} dB at {self.bits} bits, {values['program']:.1f} dB in fp32",
@@ -112,13 +142,6 @@ class Measure(Step):
             "latent": [self.height, self.width],
             "seed": SEED,
         }
-
-    def _small(self, package: Path, weights: Path) -> Path:
-        """The component's program at the size that is measured, over a weight file."""
-        size = Size(height=self.height, width=self.width, batch=self.batch)
-        program = (self.family, self.component, self.config, self.attention, size)
-        write_package(package, weights=weights, program=program, target=self.target, metadata={})
-        return package
 
     def _check_structure(self, published: Path, small: Path) -> None:
         """The published program is the small one but for sizes; and coremltools infers the types that it declares."""
@@ -143,12 +166,12 @@ class Measure(Step):
         least: float,
         floor: float | None,
         *,
-        path: Path,
-        full: Path,
+        measured: Opened,
+        full: Opened,
         arrays: Mapping[str, Array],
     ) -> ParityTooLow:
         kind = {"program": "in fp32", "package": f"with {self.bits}-bit weights"}[which]
-        layers, broken = _layers(path, full, arrays)
+        layers, broken = _layers(measured, full, arrays)
         lost = ", ".join(f"{name} ({kind} {before:.0f} → {after:.0f} dB)" for name, kind, before, after in layers)
         if math.isnan(least):
             first = f", first in {broken}" if broken else ""
@@ -167,13 +190,14 @@ class Measure(Step):
 
 
 def _measure(
-    package: Path, arrays: Mapping[str, Array], expected: Mapping[str, Array], *, precision: Precision
+    opened: Opened, arrays: Mapping[str, Array], expected: Mapping[str, Array], *, precision: Precision
 ) -> dict[str, float]:
-    """PSNR of every expected output of a package."""
+    """PSNR of every expected output of a model."""
     from hubpub.runtime.measure import psnr
 
-    measured = answers(package, arrays, expected, precision=precision)
-    return {name: psnr(values, measured[name]) for name, values in expected.items()}
+    with opened(precision) as model:
+        outputs = model.predict(arrays)
+    return {name: psnr(values, outputs[name]) for name, values in expected.items()}
 
 
 def answers(package: Path, arrays: Mapping[str, Array], names: Iterable[str], *, precision: Precision) -> Arrays:
@@ -199,15 +223,14 @@ def _rounded(value: float) -> float:
 
 
 def _layers(
-    path: Path, full: Path, arrays: Mapping[str, Array]
+    opened: Opened, full: Opened, arrays: Mapping[str, Array]
 ) -> tuple[list[tuple[str, str, float, float]], str | None]:
     """(layer, operation, dB of its worst input, dB of its result) where most is lost; the first that is not finite."""
     from hubpub.runtime.measure import psnr
-    from hubpub.runtime.model import load
 
-    with load(full, precision="fp32") as model:
+    with full("fp32") as model:
         expected = _sampled(model, arrays)
-    with load(path, precision="fp16") as model:
+    with opened("fp16") as model:
         measured = _sampled(model, arrays)
         operations = model.operations()
     finite = {name: bool(np.isfinite(values).all()) for name, values in measured.items()}

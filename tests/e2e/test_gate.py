@@ -37,15 +37,14 @@ class Gate(Bench):
         self.expected = self.reference()
         self.attention = "split_einsum_v2" if "attention" in self.component.knobs else None
 
-    def verdict(self, six: Path | None = None, sixteen: Path | None = None, bits: int = 6) -> dict[str, Any]:
+    def verdict(self, weights: Path | None = None, bits: int = 6) -> dict[str, Any]:
         """What the gate says of these weights (or the right ones), with the programs as they are written now."""
-        six, sixteen = six or self.six, sixteen or self.sixteen
+        weights = weights or self.six
         return self.measure(
-            package=self.package(six, attention=self.attention, size=FULL),
-            weights=six,
-            weights16=sixteen,
+            package=self.package(weights, attention=self.attention, size=FULL),
+            weights=weights,
             expected=self.expected,
-            bits=bits,
+            bits=bits if self.component.palettizes else 16,
             attention=self.attention,
         )
 
@@ -309,7 +308,6 @@ def test_a_fault_in_the_published_program_alone_is_caught(
         gate.measure(
             package=published,
             weights=gate.six,
-            weights16=gate.sixteen,
             expected=gate.expected,
             attention=gate.attention,
         )
@@ -372,11 +370,10 @@ def test_a_fault_in_the_weights_is_caught_by_both(gates: Callable[[str], Gate], 
     component, change = WEIGHT_FAULTS[fault]
     gate = gates(component)
     sixteen = gate.changed(gate.sixteen, change)
-    six = gate.six
     with pytest.raises(HubpubError):
         gate.readback(gate.package(sixteen, attention=gate.attention, size=SMALL), bits=16)
     with pytest.raises(ParityTooLow, match="in fp32"):
-        gate.verdict(six, sixteen)
+        gate.verdict(sixteen, bits=16)
 
 
 def test_a_damaged_table_is_caught_by_both(gates: Callable[[str], Gate]) -> None:

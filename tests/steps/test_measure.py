@@ -88,6 +88,7 @@ def gate(package: Path, full: Path, *, bits: int, floor: float | None, shift: fl
         family="sd1",
         component="unet",
         config={},
+        checkpoint={"files": []},
         attention=None,
         height=16,
         width=16,
@@ -97,7 +98,12 @@ def gate(package: Path, full: Path, *, bits: int, floor: float | None, shift: fl
         floor=floor,
         floor_program=60.0,
     )
-    return step.compare(package, full, arrays, {"noise_pred": expected})
+    return step.compare(
+        lambda precision: load(package, precision=precision),
+        lambda precision: load(full, precision=precision),
+        arrays,
+        {"noise_pred": expected},
+    )
 
 
 def test_measurements(tmp_path: Path) -> None:

@@ -95,7 +95,6 @@ class Bench:
         *,
         package: Path,
         weights: Path,
-        weights16: Path,
         expected: Path,
         bits: int = 6,
         attention: str | None = "original",
@@ -104,6 +103,7 @@ class Bench:
     ) -> dict[str, Any]:
         step = Measure(
             **self.identity,
+            checkpoint=self.checkpoint,
             attention=attention,
             height=size.height,
             width=size.width,
@@ -113,7 +113,7 @@ class Bench:
             floor=25.0,
             floor_program=60.0,
         )
-        inputs = {"package": package, "weights": weights, "weights16": weights16, "expected": expected}
+        inputs = {"package": package, "weights": weights, "source": self.source, "expected": expected}
         return step.run(inputs, self.folder())
 
     def readback(self, package: Path, *others: Path, bits: int) -> dict[str, Any]:
