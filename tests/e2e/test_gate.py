@@ -17,6 +17,7 @@ from hubpub.coreml.weight_file import BlobReader
 from hubpub.coreml.weight_index import FILE, WEIGHT_FILE
 from hubpub.errors import BadPackage, HubpubError, ParityTooLow
 from hubpub.networks import Size
+from hubpub.steps import measure as measure_step
 from hubpub.steps import package as package_step
 from tests.support.component_bench import SMALL, Bench
 
@@ -26,6 +27,7 @@ pytest.importorskip("diffusers", reason="the gate compares with diffusers' modul
 pytestmark = pytest.mark.slow
 
 FULL = Size(height=64, width=40, batch=2)
+MEASURED = Size(height=32, width=32, batch=1)
 
 
 class Gate(Bench):
@@ -34,18 +36,20 @@ class Gate(Bench):
     def __init__(self, root: Path, component: str) -> None:
         super().__init__(root, component)
         self.sixteen, self.six = self.weights(16), self.weights(6)
-        self.expected = self.reference()
+        self.published = self.six if self.component.palettizes else self.sixteen
+        self.expected = self.reference(MEASURED)
         self.attention = "split_einsum_v2" if "attention" in self.component.knobs else None
 
     def verdict(self, weights: Path | None = None, bits: int = 6) -> dict[str, Any]:
         """What the gate says of these weights (or the right ones), with the programs as they are written now."""
-        weights = weights or self.six
+        weights = weights or self.published
         return self.measure(
             package=self.package(weights, attention=self.attention, size=FULL),
             weights=weights,
             expected=self.expected,
             bits=bits if self.component.palettizes else 16,
             attention=self.attention,
+            size=MEASURED,
         )
 
     def changed(self, weights: Path, change: Callable[[dict[str, Any], Path], None]) -> Path:
@@ -281,7 +285,8 @@ def test_a_fault_in_the_program_is_caught(
         return model
 
     monkeypatch.setattr(package_step, "write", faulty)
-    gate.readback(gate.package(gate.six, attention=gate.attention, size=FULL), bits=6)
+    monkeypatch.setattr(measure_step, "write", faulty)
+    gate.readback(gate.package(gate.published, attention=gate.attention, size=FULL), bits=6)
     with pytest.raises((ParityTooLow, BadPackage)) as caught:
         gate.verdict()
     if isinstance(caught.value, ParityTooLow) and caught.value.measured is not None:
@@ -310,6 +315,7 @@ def test_a_fault_in_the_published_program_alone_is_caught(
             weights=gate.six,
             expected=gate.expected,
             attention=gate.attention,
+            size=MEASURED,
         )
 
 
