@@ -76,7 +76,7 @@ class Fault:
 
 
 class Faults:
-    """The rules of one embedded Hub and their hits (`fired`). Thread-safe; the same seed and requests give the same hits."""
+    """The rules of one embedded Hub, and their hits (`fired`). Thread-safe; deterministic for a seed and its requests."""
 
     def __init__(self, *rules: Fault, seed: int = 0) -> None:
         self._lock = threading.Lock()
@@ -171,7 +171,7 @@ async def _answer(fault: Fault, send: Send) -> None:
 
 
 def _flip(message: Any, at: int, seen: int) -> int:
-    """Flip a bit of byte `at` if this message contains it. `seen`: bytes before this message; returns bytes after it."""
+    """Flip a bit of byte `at` if this message contains it. `seen`: bytes before it; returns the bytes after it."""
     body = message.get("body", b"")
     if seen <= at < seen + len(body):
         changed = bytearray(body)
