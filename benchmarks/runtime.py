@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hubpub.runtime import load
-from hubpub.runtime.interpreter import Machine
+from hubpub.runtime.interpreter import Interpreter
 from hubpub.runtime.samples import realistic
 
 
@@ -28,16 +28,16 @@ def peak_mb() -> int:
 
 def timed_ops(seconds: Counter[str], numbers: Counter[str]) -> None:
     """Count the processor time of every op from now on."""
-    original = Machine.guarded
+    original = Interpreter.guarded
 
-    def guarded(self: Machine, step: Any, run: Any) -> Any:
+    def guarded(self: Interpreter, step: Any, run: Any) -> Any:
         start = time.process_time()
         result = original(self, step, run)
         seconds[step.type] += time.process_time() - start
         numbers[step.type] += 1
         return result
 
-    Machine.guarded = guarded  # type: ignore[method-assign]
+    Interpreter.guarded = guarded  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What an ML Program is: package, weight file, text, compiled bundle.
+"""Formats of ML Programs: package, weight file, MIL text, compiled bundle.
 
 Nothing here imports torch or coremltools.
 """

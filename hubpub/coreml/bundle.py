@@ -1,7 +1,7 @@
-"""Reads a compiled bundle (`.mlmodelc`) from its small files: what is in it, and what it was made from.
+"""Reads a compiled bundle (`.mlmodelc`) from its small files: its contents and the model that it was compiled from.
 
-The weights are not needed, so a bundle in a repo can be read by fetching a few
-megabytes. Bundles by Apple's compiler and by hubpub's are read alike.
+The weights are not needed, so reading a bundle in a repo takes a download of a few
+megabytes. Reads bundles of Apple's compiler and of hubpub's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TEXT: Final = "model.mil"
 DATA: Final = "coremldata.bin"
 ANALYTICS: Final = "analytics/coremldata.bin"
 METADATA: Final = "metadata.json"
-# What `read_bundle_files` wants; the last two may be missing (apps load such bundles).
+# The files that `read_bundle_files` reads; the last two may be missing (apps load such bundles).
 SMALL_FILES: Final = (TEXT, DATA, ANALYTICS, METADATA)
 
 
@@ -36,13 +36,13 @@ class Feature:
     """An input or output of a model."""
 
     name: str
-    dtype: str  # Float16, Float32, Int32 …, as metadata.json names it; "" for what is no array
-    shape: tuple[int, ...]  # the default where it is flexible, empty where none is given
+    dtype: str  # Float16, Float32, Int32 …, as in metadata.json; "" if it is not an array
+    shape: tuple[int, ...]  # the default shape of a flexible one; empty if there is none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What a compiled bundle says about itself; counts and precisions are taken from its text, not from its JSON."""
+    """The contents of a compiled bundle; counts and precisions come from its MIL text, not from its metadata.json."""
 
     name: str
     spec_version: int
@@ -52,22 +52,22 @@ class Bundle:
     compute_precision: str
     storage_precision: str  # "" without weight files
     weight_files: tuple[str, ...]  # relative to the bundle
-    model_hash: str  # base 64 of the source model's SHA-256, "" where analytics are missing
+    model_hash: str  # base 64 of the source model's SHA-256; "" without analytics/coremldata.bin
     build_info: Mapping[str, str]
-    metadata: Mapping[str, Any] | None  # the object in metadata.json, None where there is none
+    metadata: Mapping[str, Any] | None  # the object in metadata.json; None without that file
     program: schema.Program
     description: schema.ModelDescription
 
     @property
     def compiler(self) -> str:
-        """Who wrote it, as far as it says: `hubpub 0.1.0`, or `coremlc 3500.32.1` for Apple's."""
+        """Name and version of its compiler: `hubpub 0.1.0`, or `coremlc 3500.32.1` for Apple's."""
         component = self.build_info.get("coremlc-component-MIL", "")
         version = self.build_info.get("coremlc-version", "unknown")
         return f"{'coremlc' if component[:1].isdigit() else component or 'unknown'} {version}"
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read a bundle on disk. Raises BadPackage where it is not whole."""
+    """Read a bundle on disk. Raises BadPackage for an incomplete or damaged bundle."""
     if not folder.is_dir():
         raise BadPackage(f"{folder} is not a compiled model.", hint="A .mlmodelc is a folder with a model.mil in it.")
     return read_bundle_files(
@@ -76,14 +76,14 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def read_bundle_files(files: Mapping[str, bytes], *, name: str) -> Bundle:
-    """Read a bundle from the bytes of SMALL_FILES; `name` is for the errors' sentences."""
+    """Read a bundle from the bytes of SMALL_FILES; error messages use `name`."""
     missing = [file for file in (TEXT, DATA) if file not in files]
     if missing:
         raise BadPackage(f"{name} has no {' and no '.join(missing)}.", hint="Fetch or compile the model again.")
     archive = read_archive(files[DATA], name=f"{name}/{DATA}")
     program = parse_program(_text(files[TEXT], f"{name}/{TEXT}"))
-    found = survey(program)
-    described, counts = _default(archive.description, found, name)
+    contents = survey(program)
+    described, counts = _default(archive.description, contents, name)
     analytics = read_analytics(files[ANALYTICS], name=f"{name}/{ANALYTICS}") if ANALYTICS in files else {}
     return Bundle(
         name=name,
@@ -93,7 +93,7 @@ def read_bundle_files(files: Mapping[str, bytes], *, name: str) -> Bundle:
         histogram=histogram(counts.operations, counts.opset),
         compute_precision=precision(counts.compute),
         storage_precision=precision(counts.storage),
-        weight_files=tuple(sorted({blob.file.removeprefix("@model_path/") for blob in found.blobs})),
+        weight_files=tuple(sorted({blob.file.removeprefix("@model_path/") for blob in contents.blobs})),
         model_hash=analytics.get("SpecificationDetails", {}).get("modelHash", ""),
         build_info=own_build_info(program),
         metadata=read_metadata(files[METADATA], name=f"{name}/{METADATA}") if METADATA in files else None,
@@ -103,19 +103,19 @@ def read_bundle_files(files: Mapping[str, bytes], *, name: str) -> Bundle:
 
 
 def read_metadata(data: bytes, *, name: str) -> dict[str, Any]:
-    """The one object in a metadata.json. Raises BadPackage for anything else."""
+    """The single object in a metadata.json. Raises BadPackage for other content."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadPackage(f"{name} is not JSON.") from error
     if not isinstance(document, list) or len(document) != 1 or not isinstance(document[0], dict):
         raise BadPackage(f"{name} is not a list of one object.")
-    found: dict[str, Any] = document[0]
-    return found
+    metadata: dict[str, Any] = document[0]
+    return metadata
 
 
 def read_build_info(folder: Path) -> dict[str, str]:
-    """Who wrote the bundle in `folder`, as its text says; empty where it has none."""
+    """The build information (compiler and version) in the text of the bundle in `folder`; empty without a text."""
     try:
         with (folder / TEXT).open(encoding="utf-8", errors="replace") as file:
             return parse_build_info(file.readline() + file.readline())
@@ -124,25 +124,26 @@ def read_build_info(folder: Path) -> dict[str, str]:
 
 
 def belongs(bundle: Bundle | Path, package: Path) -> bool:
-    """Whether `bundle` was compiled from the model of `package`, whoever compiled it.
+    """Whether `bundle` was compiled from the model.mlmodel of `package`, by any compiler.
 
-    Weights are not compared: they are the same file. False as well where the bundle
-    does not say what it was made from.
+    Does not compare weights. False if the bundle does not record its source.
     """
     if isinstance(bundle, Path):
         path = bundle / ANALYTICS
         if not path.is_file():
             return False
-        said = read_analytics(path.read_bytes(), name=str(path)).get("SpecificationDetails", {}).get("modelHash", "")
+        source_hash = (
+            read_analytics(path.read_bytes(), name=str(path)).get("SpecificationDetails", {}).get("modelHash", "")
+        )
     else:
-        said = bundle.model_hash
-    return bool(said) and said == model_hash(read_model_bytes(package))
+        source_hash = bundle.model_hash
+    return bool(source_hash) and source_hash == model_hash(read_model_bytes(package))
 
 
 def _default(
-    description: schema.ModelDescription, found: Survey, name: str
+    description: schema.ModelDescription, contents: Survey, name: str
 ) -> tuple[schema.ModelDescription | schema.FunctionDescription, FunctionSurvey]:
-    """The description and the content of the function that runs when none is asked for."""
+    """The description and the contents of the default function."""
     described: schema.ModelDescription | schema.FunctionDescription = description
     function = "main"
     if description.functions:
@@ -151,9 +152,9 @@ def _default(
         if function not in by_name:
             raise BadPackage(f"{name} does not describe its default function {function!r}.")
         described = by_name[function]
-    if function not in found.functions:
+    if function not in contents.functions:
         raise BadPackage(f"{name} describes a function {function!r} that its program does not have.")
-    return described, found.functions[function]
+    return described, contents.functions[function]
 
 
 def _feature(feature: schema.FeatureDescription) -> Feature:

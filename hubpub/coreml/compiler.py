@@ -1,13 +1,13 @@
-"""The compiled bundle: a `.mlpackage` becomes a `.mlmodelc`, on any machine.
+"""Compiles a `.mlpackage` to a `.mlmodelc`, on any machine.
 
-For ML Programs, compiling is printing: the program as text, the weights as they are,
-two small archives and a JSON description. The portable compiler writes all of them in
-the form of Apple's, byte for byte but for three things: its own name in the text's
-build information, the order of user metadata (Apple's is random), and the spelling
-of `metadata.json` (the same JSON). What is not known to come out right is refused.
+For ML Programs, compiling means printing: the program as MIL text, the weights unchanged,
+two small archives and a JSON description. The portable compiler writes the same bytes as
+Apple's, with three exceptions: its own name in the text's build information, the order of
+user metadata (Apple's is random), and the formatting of `metadata.json` (the same JSON).
+It refuses models for which Apple's output is not known.
 
-`compiler="auto"` is the portable one everywhere, also on a Mac: the same input then
-gives the same bytes on every machine. `"apple"` asks for Xcode's.
+`compiler="auto"` selects the portable compiler on every machine, also on a Mac, so the same
+input gives the same bytes everywhere. `"apple"` selects Xcode's compiler.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from hubpub.files.disk import writing
 T = TypeVar("T")
 Compiler = Literal["auto", "apple", "portable"]
 
-# The keys are Apple's, because tools look for them; the values are ours, because it was us.
+# The keys are Apple's, because tools look for them; the values name hubpub.
 BUILD_INFO: Final[Mapping[str, str]] = {"coremlc-component-MIL": "hubpub", "coremlc-version": __version__}
 
-# C99 literals that are assumed, not seen, in Apple's text.
+# C99 literals for which no text by Apple's compiler has been seen.
 _ASSUMED_LITERAL = re.compile(r"[(\[ ](?:nan|inf|-0x0p\+0)[,)\]]")
 _PIECES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompileResult:
-    """A bundle, who wrote it, and which of its forms were never compared with Apple's output."""
+    """A compiled bundle, its compiler, and the forms in it that were never compared with Apple's output."""
 
     bundle: Path
     compiler: str  # portable or apple
@@ -59,12 +59,13 @@ class CompileResult:
 def compile_package(package: Path | str, dest: Path | str, *, compiler: Compiler = "auto") -> Path:
     """Compile one .mlpackage into `dest/<stem>.mlmodelc` and return that folder.
 
-    A bundle that is already there is replaced as a whole. Raises BadPackage for a
-    package that is not whole, UnsupportedOps for one that only Xcode compiles,
-    ToolMissing and StepFailed around Xcode, NoSpace and CannotWrite for the disk; in all
-    of these cases nothing is left behind.
+        compile_package("out/Unet.mlpackage", "out")  # out/Unet.mlmodelc
 
-    Format: read off bundles written by Apple's compiler; see `hubpub.coreml.printer`,
+    Replaces an existing bundle atomically. Raises BadPackage for an incomplete package,
+    UnsupportedOps for one that only Xcode can compile, ToolMissing and StepFailed for
+    Xcode's errors, NoSpace and CannotWrite for the disk's; no files are left in these cases.
+
+    Source of the format: bundles written by Apple's compiler; see `hubpub.coreml.printer`,
     `hubpub.coreml.coremldata` and `hubpub.coreml.metadata`.
     """
     package = Path(package)
@@ -81,10 +82,11 @@ def compile_bundle(
     link_weights: bool = False,
     build_info: Mapping[str, str] = BUILD_INFO,
 ) -> CompileResult:
-    """Compile `package` into the folder `bundle`, as if the package were called `<stem>.mlpackage`.
+    """Compile `package` into the folder `bundle`, as if the package had the name `<stem>.mlpackage`.
 
-    `link_weights` hard-links the weights instead of copying them; only for packages
-    and bundles that nobody edits. `build_info` is what the text says about its writer.
+    `link_weights` hard-links the weights instead of copying them: only for packages and
+    bundles that are never edited. `build_info` names the compiler in the text. Raises the
+    errors of compile_package, and ConfigError for an unknown compiler.
     """
     if compiler not in get_args(Compiler):
         raise ConfigError(f"There is no compiler {compiler!r}.", hint=f"Known: {', '.join(get_args(Compiler))}.")
@@ -104,10 +106,10 @@ def _compile_portably(
     data = read_model_bytes(package)
     model = parse_model(data, name=str(package))
     check_supported(model, name=package.name)
-    found = survey(model.mlProgram)
+    contents = survey(model.mlProgram)
     check_interface(model)
-    weights = weight_files(found.blobs, weights_folder(package).parent)
-    unverified = _unverified(model, found)
+    weights = weight_files(contents.blobs, weights_folder(package).parent)
+    unverified = _unverified(model, contents)
     pieces = print_program(
         model.mlProgram,
         spec_version=model.specificationVersion,
@@ -117,11 +119,11 @@ def _compile_portably(
     if _write_text(folder / TEXT, pieces):
         unverified.add("literals for infinity, not-a-number or negative zero")
     (folder / DATA).write_bytes(
-        write_archive(model.description, spec_version=model.specificationVersion, functions=len(found.functions))
+        write_archive(model.description, spec_version=model.specificationVersion, functions=len(contents.functions))
     )
     (folder / ANALYTICS).parent.mkdir()
     (folder / ANALYTICS).write_bytes(write_analytics(data))
-    text = metadata_json(metadata(model, found, stem=stem))
+    text = metadata_json(metadata(model, contents, stem=stem))
     (folder / METADATA).write_text(text, encoding="utf-8", newline="\n")
     for relative, path in sorted(weights.items()):
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -129,30 +131,30 @@ def _compile_portably(
     return tuple(sorted(unverified))
 
 
-def _unverified(model: schema.Model, found: Survey) -> set[str]:
-    unverified = found.unverified | unverified_features(features(model.description))
-    keys = {key for counts in found.functions.values() for key in guessed(counts.operations, counts.opset)}
+def _unverified(model: schema.Model, contents: Survey) -> set[str]:
+    unverified = contents.unverified | unverified_features(features(model.description))
+    keys = {key for counts in contents.functions.values() for key in guessed(counts.operations, counts.opset)}
     if keys:
         unverified.add(f"the histogram keys {', '.join(sorted(keys))} in metadata.json")
     return unverified
 
 
 def _write_text(path: Path, pieces: Iterable[str]) -> bool:
-    """Write the text and say whether it has literals that are assumed, not seen."""
+    """Write the text; returns whether it contains literals that were never compared with Apple's output."""
     assumed = False
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        waiting: list[str] = []
+        buffer: list[str] = []
         for piece in pieces:
-            waiting.append(piece)
-            if len(waiting) == _PIECES:
-                assumed |= _flush(file.write, waiting)
-        assumed |= _flush(file.write, waiting)
+            buffer.append(piece)
+            if len(buffer) == _PIECES:
+                assumed |= _flush(file.write, buffer)
+        assumed |= _flush(file.write, buffer)
     return assumed
 
 
-def _flush(write: Callable[[str], int], waiting: list[str]) -> bool:
-    text = "".join(waiting)
-    waiting.clear()
+def _flush(write: Callable[[str], int], buffer: list[str]) -> bool:
+    text = "".join(buffer)
+    buffer.clear()
     write(text)
     return _ASSUMED_LITERAL.search(text) is not None
 
@@ -160,23 +162,23 @@ def _flush(write: Callable[[str], int], waiting: list[str]) -> bool:
 def _compile_with_xcode(package: Path, folder: Path, *, stem: str) -> str:
     from hubpub.files.processes import run_coremlcompiler
 
-    read_model_bytes(package)  # our sentence for what is no package at all
+    read_model_bytes(package)  # raises hubpub's error for an invalid package
     with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=folder.parent) as name:
         work = Path(name)
-        source = work / f"{stem}.mlpackage"  # the compiler takes the class name from the folder's
+        source = work / f"{stem}.mlpackage"  # the compiler derives the class name from the folder's name
         shutil.copytree(package, source, copy_function=lambda one, other: place(Path(one), Path(other), link=True))
         (work / "out").mkdir()
         run_coremlcompiler(source, work / "out")
-        made = work / "out" / f"{stem}{SUFFIX}"
-        if not (made / TEXT).is_file() and not (made / DATA).is_file():
-            raise StepFailed(f"Xcode's compiler reported success but wrote no {made.name}.")
-        for part in made.iterdir():
+        compiled = work / "out" / f"{stem}{SUFFIX}"
+        if not (compiled / TEXT).is_file() and not (compiled / DATA).is_file():
+            raise StepFailed(f"Xcode's compiler reported success but wrote no {compiled.name}.")
+        for part in compiled.iterdir():
             part.rename(folder / part.name)
     return read_build_info(folder).get("coremlc-version", "unknown")
 
 
 def _build(bundle: Path, write: Callable[[Path], T]) -> T:
-    """Let `write` fill a folder beside `bundle`, which then takes its place as a whole; clean up if it fails."""
+    """Call `write` with a temporary folder and rename that to `bundle`; removes it if `write` fails."""
     _check_replaceable(bundle)
     with writing(bundle):
         bundle.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The two `coremldata.bin` of a compiled bundle, written and read.
+"""Reads and writes the two `coremldata.bin` files of a compiled bundle.
 
 Little-endian, unaligned; a string is u64 length + bytes. The top-level archive:
 
@@ -8,8 +8,8 @@ Little-endian, unaligned; a string is u64 length + bytes. The top-level archive:
     u64 length, ModelDescription       protobuf, fields in order of their number
     per function: u32 502, 12 zeros
 
-The one in `analytics/` is two named tables of strings; among them the SHA-256 of
-the model.mlmodel that was compiled, which ties a bundle to its source.
+The file in `analytics/` holds two named tables of strings. One entry is the SHA-256 of the
+compiled model.mlmodel, which identifies the bundle's source.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPEC_VERSIONS = tuple(_FORMATS)
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """What a top-level coremldata.bin holds."""
+    """The contents of a top-level coremldata.bin."""
 
     spec_version: int
     description: schema.ModelDescription
@@ -41,10 +41,10 @@ class Archive:
 
 
 def write_archive(description: schema.ModelDescription, *, spec_version: int, functions: int) -> bytes:
-    """The top-level coremldata.bin; user metadata is sorted by key (Apple's order is random)."""
+    """The bytes of a top-level coremldata.bin, with user metadata sorted by key (Apple's order is random)."""
     whole = schema.ModelDescription()
     whole.CopyFrom(description)
-    whole.metadata.SetInParent()  # written even where the source has none
+    whole.metadata.SetInParent()  # Apple's compiler writes it even if the source has none
     content = whole.SerializeToString(deterministic=True)
     record = struct.pack("<I12x", _ML_PROGRAM)
     return b"".join(
@@ -59,7 +59,7 @@ def write_archive(description: schema.ModelDescription, *, spec_version: int, fu
 
 
 def read_archive(data: bytes, *, name: str) -> Archive:
-    """The inverse of `write_archive`. Raises BadPackage for anything but a whole archive of an ML Program."""
+    """The inverse of `write_archive`. Raises BadPackage for damaged bytes and for other kinds of model."""
     try:
         (kind,) = struct.unpack_from("<I", data)
         at = 4 + 24
@@ -90,7 +90,7 @@ def read_archive(data: bytes, *, name: str) -> Archive:
 
 
 def model_hash(model: bytes) -> str:
-    """What `analytics/coremldata.bin` says of a model.mlmodel: its SHA-256 in base 64."""
+    """The SHA-256 of a model.mlmodel in base 64, as in `analytics/coremldata.bin`."""
     return base64.b64encode(hashlib.sha256(model).digest()).decode()
 
 
@@ -105,7 +105,7 @@ def write_analytics(model: bytes) -> bytes:
 
 
 def read_analytics(data: bytes, *, name: str) -> dict[str, dict[str, str]]:
-    """The tables of an analytics/coremldata.bin by their names."""
+    """The tables of an analytics/coremldata.bin by name. Raises BadPackage for damaged bytes."""
     sections: dict[str, dict[str, str]] = {}
     at = 0
     try:

@@ -1,4 +1,4 @@
-"""A cursor over MIL text: the few moves from which `hubpub.coreml.parser` is made."""
+"""A cursor over MIL text: the lexer of `hubpub.coreml.parser`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Item = TypeVar("Item")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_@]*")
 _SPACE = re.compile(r"\s*")
 _DIGITS = re.compile(r"[0-9]{1,18}")
-_DEEPEST = 64  # things inside each other; protobuf itself stops at 100 levels
+_MAX_DEPTH = 64  # nesting levels; protobuf's limit is 100
 
 
 @dataclass(kw_only=True)
 class Cursor:
-    """A place in the text, and the types met so far (they repeat)."""
+    """A position in the text, and a cache of the types parsed so far (types repeat often)."""
 
     text: str
     at: int = 0
@@ -29,56 +29,56 @@ class Cursor:
 
 
 def enter(cursor: Cursor) -> None:
-    """Count one level of nesting; whoever leaves it subtracts one from `depth`."""
+    """Enter a nesting level; the caller decrements `depth` when it leaves."""
     cursor.depth += 1
-    if cursor.depth > _DEEPEST:
-        raise unexpected(cursor, f"fewer than {_DEEPEST} things inside each other")
+    if cursor.depth > _MAX_DEPTH:
+        raise unexpected(cursor, f"at most {_MAX_DEPTH} levels of nesting")
 
 
 def items(cursor: Cursor, opening: str, closing: str, item: Callable[[Cursor], Item]) -> list[Item]:
-    """What `item` reads, repeatedly, between two marks."""
+    """A comma-separated list between two marks; `item` reads each element."""
     expect(cursor, opening)
-    found = []
+    elements = []
     while not accept(cursor, closing):
-        found.append(item(cursor))
+        elements.append(item(cursor))
         accept(cursor, ",")
-    return found
+    return elements
 
 
 def number(cursor: Cursor) -> int:
-    """A number without a sign."""
-    found = _DIGITS.match(cursor.text, skip(cursor))
-    if found is None:
+    """Read an unsigned integer."""
+    match = _DIGITS.match(cursor.text, skip(cursor))
+    if match is None:
         raise unexpected(cursor, "a number")
-    cursor.at = found.end()
-    return int(found[0])
+    cursor.at = match.end()
+    return int(match[0])
 
 
 def identifier(cursor: Cursor) -> str:
-    """A name."""
-    found = NAME.match(cursor.text, skip(cursor))
-    if found is None:
+    """Read a name."""
+    match = NAME.match(cursor.text, skip(cursor))
+    if match is None:
         raise unexpected(cursor, "a name")
-    cursor.at = found.end()
-    return found[0]
+    cursor.at = match.end()
+    return match[0]
 
 
 def skip(cursor: Cursor) -> int:
-    """Go past white space; returns where that is."""
-    found = _SPACE.match(cursor.text, cursor.at)
-    if found is not None:
-        cursor.at = found.end()
+    """Skip white space; returns the new position."""
+    match = _SPACE.match(cursor.text, cursor.at)
+    if match is not None:
+        cursor.at = match.end()
     return cursor.at
 
 
 def peek(cursor: Cursor) -> str:
-    """The next character that is not white space; empty at the end."""
+    """The next character after white space; empty at the end of the text."""
     start = skip(cursor)
     return cursor.text[start : start + 1]
 
 
 def accept(cursor: Cursor, mark: str) -> bool:
-    """Go past `mark` if it comes next."""
+    """Skip `mark` if it comes next; returns whether it did."""
     start = skip(cursor)
     if not cursor.text.startswith(mark, start):
         return False
@@ -87,16 +87,16 @@ def accept(cursor: Cursor, mark: str) -> bool:
 
 
 def expect(cursor: Cursor, mark: str) -> None:
-    """Go past `mark`, which must come next."""
+    """Skip `mark`; raises BadPackage if something else comes next."""
     if not accept(cursor, mark):
         raise unexpected(cursor, mark)
 
 
-def unexpected(cursor: Cursor, wanted: str) -> BadPackage:
-    """The error that says what should have come here."""
+def unexpected(cursor: Cursor, expected: str) -> BadPackage:
+    """The error for an unexpected token: line, column, expected and actual text."""
     before = cursor.text[: cursor.at]
     line, column = before.count("\n") + 1, cursor.at - before.rfind("\n")
     seen = cursor.text[cursor.at : cursor.at + 20]
     return BadPackage(
-        f"The MIL text cannot be read at line {line}, column {column}: expected {wanted}, found {seen!r}."
+        f"The MIL text cannot be read at line {line}, column {column}: expected {expected}, found {seen!r}."
     )

@@ -1,11 +1,11 @@
-"""Names of operations in `metadata.json`: which operation set Apple says an operation is of.
+"""Names of operations in `metadata.json`, with the operation set to which Apple assigns an operation.
 
 A histogram key is the operation in camel case, prefixed with the operation set that
 last redefined it, if that is newer than iOS 15: `SliceByIndex`, but `Ios16.conv`, in a
-program of iOS 16. Apps read these keys (Mochi Diffusion takes a UNet with
-`Ios16.einsum` for split attention). coremltools' own registry does not predict them,
-so they are a table, read off `metadata.json` files and off dumps of MLComputePlan,
-which names operations the same way (`ios18.reduce_mean`).
+program of iOS 16. Apps read these keys (Mochi Diffusion treats a UNet with `Ios16.einsum`
+as split attention). coremltools' registry does not predict them. The table below comes from
+`metadata.json` files and from dumps of MLComputePlan, which names operations the same way
+(`ios18.reduce_mean`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 _NUMBERS = {"ios15": 15, "ios16": 16, "ios17": 17, "ios18": 18}
 
-# operation → the operation set it is named after in a program of iOS 16, 17 and 18;
-# 15 means no prefix, 0 that nobody has seen it there.
+# operation → the operation set in its key, in a program of iOS 16, 17 and 18;
+# 15: no prefix; 0: not seen in Apple's output.
 _SEEN: Mapping[str, tuple[int, int, int]] = {
     "abs": (0, 17, 0),
     "add": (16, 17, 18),
@@ -106,24 +106,24 @@ def histogram_key(operation: str, opset: str) -> tuple[str, bool]:
 
 
 def histogram(operations: Mapping[str, int], opset: str) -> dict[str, int]:
-    """Counts by operation type as counts by key, sorted by key."""
+    """Counts by key, sorted by key, from counts by operation type."""
     return dict(sorted((histogram_key(kind, opset)[0], count) for kind, count in operations.items()))
 
 
 def guessed(operations: Mapping[str, int], opset: str) -> list[str]:
-    """The keys among those that nobody has seen in Apple's output."""
+    """The keys of those operations that were never seen in Apple's output."""
     return sorted(key for key, seen in (histogram_key(kind, opset) for kind in operations) if not seen)
 
 
 def _version(row: tuple[int, int, int], number: int) -> tuple[int, bool]:
-    """The operation set that last redefined an operation up to set `number`, and whether that is known."""
+    """The newest operation set up to `number` that redefined an operation, and whether it was seen in Apple's output."""
     if row[number - 16]:
         return row[number - 16], True
     later = [version for version in row[number - 15 :] if version]
     if later and later[0] < number:
-        return later[0], True  # a later set still names the older definition, so there is none in between
+        return later[0], True  # a later set uses the older definition, so no set in between redefined it
     if number == 18 and row[1] == 15:
-        return 15, False  # what iOS 17 left alone, iOS 18 did too, as far as seen
+        return 15, False  # no operation is known that iOS 18 redefined but iOS 17 did not
     return number, False
 
 

@@ -1,7 +1,7 @@
-"""`metadata.json`: what apps and tools read about a compiled model without loading it.
+"""Writes `metadata.json`, from which apps and tools read about a compiled model without loading it.
 
-Keys, values and JSON types are those of Apple's compiler (of 2025 and later). Every
-value in a schema entry is a string, also numbers: apps decode them as such.
+Keys, values and JSON types are those of Apple's compiler (2025 and later). Every value in a
+schema entry is a string, also numbers: apps decode them as strings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ARRAY_TYPES: Mapping[int, str] = {
 }
 _COMPARED_ARRAY_TYPES = frozenset({"Float16", "Float32", "Int32"})
 _PLATFORMS = ("macOS", "iOS", "tvOS", "watchOS", "macCatalyst", "visionOS")
-# Specification version → the first system of each platform that loads it.
+# Specification version → the first OS version of each platform that loads it.
 _AVAILABILITY: Mapping[int, tuple[str, ...]] = {
     6: ("12.0", "15.0", "15.0", "8.0", "15.0", "1.0"),
     7: ("13.0", "16.0", "16.0", "9.0", "16.0", "1.0"),
@@ -33,8 +33,8 @@ _AVAILABILITY: Mapping[int, tuple[str, ...]] = {
 }
 
 
-def metadata(model: schema.Model, found: Survey, *, stem: str) -> list[dict[str, Any]]:
-    """The content of metadata.json for a model that was compiled from `<stem>.mlpackage`."""
+def metadata(model: schema.Model, contents: Survey, *, stem: str) -> list[dict[str, Any]]:
+    """The contents of metadata.json for a model compiled from `<stem>.mlpackage`."""
     description = model.description
     described: schema.ModelDescription | schema.FunctionDescription = description
     default = "main"
@@ -45,7 +45,7 @@ def metadata(model: schema.Model, found: Survey, *, stem: str) -> list[dict[str,
         described = by_name[default]
         document["defaultFunctionName"] = default
         document["functions"] = [
-            {"name": one.name, **_interface(one), **_content(found.functions[one.name])}
+            {"name": one.name, **_interface(one), **_content(contents.functions[one.name])}
             for one in description.functions
         ]
     document |= {
@@ -59,7 +59,7 @@ def metadata(model: schema.Model, found: Survey, *, stem: str) -> list[dict[str,
         "generatedClassName": re.sub(r"[^A-Za-z0-9_]", "_", stem),
         "userDefinedMetadata": dict(description.metadata.userDefined),
         **_interface(described),
-        **_content(found.functions[default]),
+        **_content(contents.functions[default]),
     }
     texts = {
         "shortDescription": description.metadata.shortDescription,
@@ -71,26 +71,26 @@ def metadata(model: schema.Model, found: Survey, *, stem: str) -> list[dict[str,
 
 
 def metadata_json(document: list[dict[str, Any]]) -> str:
-    """The document as text; the same document gives the same text."""
+    """The document as JSON text, deterministic."""
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def array_type(array: schema.ArrayFeatureType) -> str:
-    """The name of an array's element type, such as Float32; empty where it has none."""
+    """The name of an array's element type, such as Float32; empty for an unknown type."""
     return _ARRAY_TYPES.get(array.dataType, "")
 
 
 def unverified_features(features: Iterable[schema.FeatureDescription]) -> set[str]:
-    """Which forms of inputs and outputs were never compared with Apple's metadata.json."""
-    found = set()
+    """The forms of inputs and outputs that were never compared with Apple's metadata.json."""
+    forms = set()
     for feature in features:
         array = feature.type.multiArrayType
         name = _ARRAY_TYPES[array.dataType]
         if name not in _COMPARED_ARRAY_TYPES:
-            found.add(f"the name of {name} arrays in metadata.json")
+            forms.add(f"the name of {name} arrays in metadata.json")
         if array.WhichOneof("defaultOptionalValue"):
-            found.add("default values of optional inputs in metadata.json")
-    return found
+            forms.add("default values of optional inputs in metadata.json")
+    return forms
 
 
 def _interface(described: schema.ModelDescription | schema.FunctionDescription) -> dict[str, Any]:

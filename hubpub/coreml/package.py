@@ -1,6 +1,6 @@
 """The .mlpackage: Manifest.json, model.mlmodel and weights/weight.bin.
 
-Read with a protobuf schema of our own (`schema.proto`); written so that the same
+Reading uses hubpub's protobuf schema (`schema.proto`). Writing is deterministic: the same
 model gives the same bytes (Apple's tools put random UUIDs into the manifest).
 """
 
@@ -19,23 +19,22 @@ MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 WEIGHTS = Path("Data/com.apple.CoreML/weights")
 WEIGHT_BIN = WEIGHTS / "weight.bin"
 MANIFEST = Path("Manifest.json")
-# A blob's fileName begins with this; it stands for the folder that holds model.mlmodel.
+# The prefix of a blob's fileName; it names the folder that contains model.mlmodel.
 MODEL_PATH = "@model_path/"
-WEIGHT_REFERENCE = "@model_path/weights/weight.bin"
 
 _AUTHOR = "com.apple.CoreML"
 
 
 def read_model(package: Path) -> schema.Model:
-    """The parsed model.mlmodel of a .mlpackage (weights stay in their file).
+    """The parsed model.mlmodel of a .mlpackage, without its weights.
 
-    Raises BadPackage when the folder, its manifest or the protobuf is not whole.
+    Raises BadPackage if the folder, its manifest or the protobuf is incomplete or damaged.
     """
     return parse_model(read_model_bytes(package), name=str(package))
 
 
 def read_model_bytes(package: Path) -> bytes:
-    """The model.mlmodel of a .mlpackage as it lies there; raises BadPackage when there is none."""
+    """The bytes of a .mlpackage's model.mlmodel; raises BadPackage if it is missing."""
     if not package.is_dir():
         raise BadPackage(
             f"{package} is not a Core ML package.", hint="A .mlpackage is a folder with a Manifest.json in it."
@@ -48,7 +47,7 @@ def read_model_bytes(package: Path) -> bytes:
 
 
 def parse_model(data: bytes, *, name: str) -> schema.Model:
-    """Parse the bytes of a model.mlmodel; `name` is for the error's sentence."""
+    """Parse the bytes of a model.mlmodel; error messages use `name`."""
     if data.startswith(b"version https://git-lfs"):
         raise BadPackage(
             f"{name} holds a git-LFS pointer instead of the model.", hint="Run `git lfs pull`, or fetch it again."
@@ -64,12 +63,12 @@ def parse_model(data: bytes, *, name: str) -> schema.Model:
 
 
 def weights_folder(package: Path) -> Path:
-    """The folder that `@model_path/weights` stands for."""
+    """The folder that `@model_path/weights` names."""
     return (package / _model_path(package)).parent / "weights"
 
 
 def serialize(message: schema.Model) -> bytes:
-    """The message's bytes, maps sorted by key: the same model gives the same bytes."""
+    """The message's bytes, with maps sorted by key, so that equal models give equal bytes."""
     return message.SerializeToString(deterministic=True)
 
 
@@ -96,7 +95,7 @@ def write_manifest(package: Path, *, weights: bool, identity: str) -> None:
 
 
 def _model_path(package: Path) -> Path:
-    """Where the manifest says the model is; the usual place when it says nothing that can be trusted."""
+    """The path of the model in the manifest; the usual path if the manifest does not name one."""
     try:
         manifest = json.loads((package / MANIFEST).read_text(encoding="utf-8"))
         entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]

@@ -1,9 +1,9 @@
 """Reads MIL text back into an ML Program: the inverse of `hubpub.coreml.printer`.
 
-For auditing bundles, also Apple's, and for proving that what is printed says the
-same as what was to be printed. Both dialects are read; spacing does not matter.
-What the text does not hold does not come back: the source order of a function's
-inputs, documentation strings, and which field held a constant's elements.
+Used to audit bundles (also Apple's) and to prove that a printed text has the program's
+meaning. Reads both dialects; spacing does not matter. The text does not contain the source
+order of a function's inputs, documentation strings, or the protobuf field of a constant's
+elements, so these are lost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OPSETS = {text: name for name, text in OPSETS.items()} | {"ios26": "CoreML9"}
 
 
 def parse_program(text: str) -> schema.Program:
-    """The program that a `model.mil` says. Raises BadPackage with the line and column of what cannot be read."""
+    """The program of a `model.mil` text. Raises BadPackage, with line and column, for text that cannot be parsed."""
     cursor = Cursor(text=text)
     _header(cursor)
     program = schema.Program(version=1)
@@ -125,7 +125,7 @@ def _argument(cursor: Cursor, argument: schema.Argument) -> None:
 
 
 def _binding(cursor: Cursor, argument: schema.Argument) -> None:
-    """A value's name, or a typed value; the character after the first word tells which."""
+    """A value's name, or a typed value; the character after the first word distinguishes them."""
     start = skip(cursor)
     name = NAME.match(cursor.text, start)
     if name is not None and cursor.text[name.end() : name.end() + 1] not in ("<", "("):
@@ -209,7 +209,7 @@ def _pair(cursor: Cursor, declared: schema.DictionaryType) -> schema.DictionaryV
 
 
 def _tensor(cursor: Cursor, value: schema.Value) -> None:
-    """A tensor's literal; where the type leaves a size open, as attributes do, the literal says it."""
+    """A tensor's literal; it sets the sizes that the type leaves open (as in attributes)."""
     declared = value.type.tensorType
     sizes = [one.constant.size if one.WhichOneof("dimension") == "constant" else None for one in declared.dimensions]
     start = skip(cursor)
@@ -225,22 +225,22 @@ def _tensor(cursor: Cursor, value: schema.Value) -> None:
     if None in sizes:
         sizes = [len(elements) if size is None else size for size in sizes]
         value.type.CopyFrom(tensor_type(declared.dataType, sizes))
-    known = [size for size in sizes if size is not None]
-    if math.prod(known) != len(elements) or nested(["x"] * len(elements), known).replace(" ", "") != shape:
+    fixed = [size for size in sizes if size is not None]
+    if math.prod(fixed) != len(elements) or nested(["x"] * len(elements), fixed).replace(" ", "") != shape:
         cursor.at = start
-        raise unexpected(cursor, f"a literal of shape {known}")
+        raise unexpected(cursor, f"a literal of shape {fixed}")
     value.immediateValue.tensor.CopyFrom(encode(elements, declared.dataType))
 
 
 def _scalar_end(cursor: Cursor, start: int) -> int:
-    found = _SCALAR.match(cursor.text, start)
-    if found is None:
+    match = _SCALAR.match(cursor.text, start)
+    if match is None:
         raise unexpected(cursor, "a number")
-    return found.end()
+    return match.end()
 
 
 def _array_end(cursor: Cursor, start: int) -> int:
-    """Where the nested brackets that begin at `start` end."""
+    """The end position of the nested brackets that begin at `start`."""
     depth = 0
     for bracket in _BRACKET.finditer(cursor.text, start):
         depth += 1 if bracket[0] == "[" else -1
@@ -250,17 +250,17 @@ def _array_end(cursor: Cursor, start: int) -> int:
 
 
 def _strings(cursor: Cursor) -> tuple[list[str], str]:
-    """The strings of a literal, and the literal with an x for each of them."""
+    """The strings of a literal, and the literal's text with each string replaced by an x."""
     words: list[str] = []
     shape: list[str] = []
     depth = 0
     while True:
         start = skip(cursor)
-        found = _STRING.match(cursor.text, start)
-        if found is not None:
-            words.append(found[1])
+        match = _STRING.match(cursor.text, start)
+        if match is not None:
+            words.append(match[1])
             shape.append("x")
-            cursor.at = found.end()
+            cursor.at = match.end()
         elif cursor.text[start : start + 1] in ("[", "]", ","):
             depth += {"[": 1, "]": -1, ",": 0}[cursor.text[start]]
             shape.append(cursor.text[start])
@@ -287,10 +287,10 @@ def _type(cursor: Cursor) -> schema.ValueType:
     tensor = _TENSOR.match(cursor.text, start)
     if tensor is not None:
         cursor.at = tensor.end()
-        known = cursor.types.get(tensor[0])
-        if known is None:
-            known = cursor.types[tensor[0]] = _tensor_type(cursor, tensor[1], tensor[2])
-        return known
+        cached = cursor.types.get(tensor[0])
+        if cached is None:
+            cached = cursor.types[tensor[0]] = _tensor_type(cursor, tensor[1], tensor[2])
+        return cached
     name = identifier(cursor)
     if name in DTYPES:
         return tensor_type(DTYPES[name])

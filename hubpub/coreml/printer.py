@@ -1,13 +1,13 @@
 """Prints an ML Program as MIL text: the `model.mil` of a compiled bundle.
 
-The text is a one-to-one print of the protobuf. Inputs of a function, arguments and
-attributes are sorted by name; nothing is added, removed or renamed. There are two
-dialects, chosen by the specification version: up to 8, `program(1.0)`, in which a
-scalar's type is `tensor<int32, []>`; from 9 on, `program(1.3)`, in which it is `int32`.
+The text contains the protobuf one to one. Inputs of a function, arguments and attributes are
+sorted by name; nothing is added, removed or renamed. The specification version selects one of
+two dialects: up to version 8 `program(1.0)`, with the scalar type `tensor<int32, []>`; from
+version 9 `program(1.3)`, with the scalar type `int32`.
 
-Every form was read off bundles written by Apple's compiler (versions 1436 to 3600).
-What that compiler does with a quote or a line break inside a string is not known,
-so such a program is refused.
+Source of the format: bundles written by Apple's compiler (versions 1436 to 3600). How that
+compiler prints a quote or a line break inside a string is not known, so such programs are
+refused.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NEW = Dialect(version="1.3", bare_scalars=True)
 
 
 def dialect(spec_version: int) -> Dialect:
-    """The dialect in which a model of that specification version is printed."""
+    """The dialect for a specification version."""
     return NEW if spec_version >= 9 else OLD
 
 
@@ -56,11 +56,11 @@ def print_program(
     build_info: Mapping[str, str],
     function_attributes: Mapping[str, Mapping[str, schema.Value]] | None = None,
 ) -> Iterator[str]:
-    """The text of `program`, piece by piece (a line or a few each), without a newline at the end.
+    """The text of `program`, in pieces of a line or a few lines, without a final newline.
 
-    `build_info` is merged over the program's own; `function_attributes` are added to
-    those of the named functions. Raises BadPackage for a program that contradicts
-    itself and UnsupportedOps for what has no known spelling.
+    `build_info` overrides the program's build information; `function_attributes` (function
+    name → attributes) are added to the functions. Raises BadPackage for an inconsistent
+    program and UnsupportedOps for values whose text form is not known.
     """
     form = dialect(spec_version)
     yield f"program({form.version})\n"
@@ -84,8 +84,8 @@ def type_text(value_type: schema.ValueType, form: Dialect) -> str:
     if kind == "tupleType":
         return f"tuple<{', '.join(type_text(item, form) for item in value_type.tupleType.types)}>"
     if kind == "dictionaryType":
-        both = value_type.dictionaryType
-        return f"dict<{type_text(both.keyType, form)}, {type_text(both.valueType, form)}>"
+        types = value_type.dictionaryType
+        return f"dict<{type_text(types.keyType, form)}, {type_text(types.valueType, form)}>"
     if kind == "stateType":
         return f"state<{type_text(value_type.stateType.wrappedType, form)}>"
     raise BadPackage("The model has a value without a type.")
@@ -111,7 +111,7 @@ def hex_float(number: float) -> str:
     mantissa, p, exponent = digits.partition("p")
     if not p:
         return digits  # inf, -inf, nan
-    if number and "0x0." in mantissa:  # only a double's subnormals come out of float.hex() like this
+    if number and "0x0." in mantissa:  # float.hex() prints only subnormal doubles like this
         fraction, power = math.frexp(number)
         mantissa, _, exponent = (fraction * 2).hex().partition("p")
         exponent = str(power - 1)
@@ -125,7 +125,7 @@ def nested(items: Sequence[str], sizes: Sequence[int]) -> str:
     if 0 in sizes:
         outer = math.prod(sizes[: sizes.index(0)])
         if outer > MAX_ELEMENTS:
-            raise BadPackage(f"The model has an empty constant of the implausible shape {list(sizes)}.")
+            raise BadPackage(f"The model has an empty constant of the shape {list(sizes)}.")
         items, sizes = ["[]"] * outer, sizes[: sizes.index(0)]
         if not sizes:
             return items[0]
@@ -135,16 +135,16 @@ def nested(items: Sequence[str], sizes: Sequence[int]) -> str:
 
 
 def own_build_info(program: schema.Program) -> dict[str, str]:
-    """The `buildInfo` that the program itself carries (coremltools writes its own version there)."""
+    """The program's `buildInfo` attribute (coremltools writes its version there)."""
     if BUILD_INFO not in program.attributes:
         return {}
-    found: dict[str, str] = {}
+    build_info: dict[str, str] = {}
     for pair in program.attributes[BUILD_INFO].immediateValue.dictionary.values:
         key, text = (side.immediateValue.tensor.strings.values for side in (pair.key, pair.value))
         if len(key) != 1 or len(text) != 1:
             raise BadPackage("The model's build information is not a table of strings.")
-        found[key[0]] = text[0]
-    return found
+        build_info[key[0]] = text[0]
+    return build_info
 
 
 def _build_info_line(program: schema.Program, form: Dialect, build_info: Mapping[str, str]) -> str:

@@ -1,10 +1,10 @@
-"""Shape ranges of inputs, as the function attribute that Apple's compiler adds to the text.
+"""Shape ranges of inputs as a function attribute, which Apple's compiler adds to the MIL text.
 
     [FlexibleShapeInformation = tuple<...>(
         (("DefaultShapes", {{"x", [1, 4]}}), ("RangeDims", {{"x", [[1, 4], [4, 4]]}})))]     (in one line)
 
-Only inputs with a range are listed. It is not in the program but derived from the
-model's description.
+The attribute lists only inputs with a range. It is derived from the model's description, not
+from the program.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ ATTRIBUTE = "FlexibleShapeInformation"
 
 
 def flexible_attributes(description: schema.ModelDescription) -> dict[str, dict[str, schema.Value]]:
-    """Function name → the attribute, for the functions that have an input with a shape range."""
-    found: dict[str, dict[str, schema.Value]] = {}
+    """Function name → attributes, for the functions that have an input with a shape range."""
+    attributes: dict[str, dict[str, schema.Value]] = {}
     single = [] if description.functions else [("main", description.input)]
     for name, inputs in (*single, *((one.name, one.input) for one in description.functions)):
         ranged = sorted(
             (one for one in inputs if one.type.multiArrayType.HasField("shapeRange")), key=lambda one: one.name
         )
         if ranged:
-            found[name] = {ATTRIBUTE: _information(ranged)}
-    return found
+            attributes[name] = {ATTRIBUTE: _information(ranged)}
+    return attributes
 
 
 def _information(inputs: Sequence[schema.FeatureDescription]) -> schema.Value:

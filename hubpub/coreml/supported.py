@@ -1,6 +1,6 @@
-"""What the portable compiler refuses, because Apple's output for it is not known.
+"""Checks whether the portable compiler supports a model: it refuses models for which Apple's output is not known.
 
-Everything is listed at once, and nothing is written. A Mac with Xcode compiles these.
+The error lists all problems at once. Xcode on a Mac compiles these models.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ _STATE_OPERATIONS = frozenset({"read_state", "write_state", "coreml_update_state
 
 
 def check_supported(model: schema.Model, *, name: str) -> None:
-    """Raise UnsupportedOps naming all that the portable compiler does not do for this model."""
-    found = list(dict.fromkeys(_unsupported(model)))
-    if found:
-        raise UnsupportedOps(f"hubpub cannot compile {name}: it {'; it '.join(found)}.", hint=_USE_XCODE, ops=found)
+    """Raise UnsupportedOps with everything in this model that the portable compiler does not support."""
+    problems = list(dict.fromkeys(_unsupported(model)))
+    if problems:
+        raise UnsupportedOps(
+            f"hubpub cannot compile {name}: it {'; it '.join(problems)}.", hint=_USE_XCODE, ops=problems
+        )
 
 
 def check_interface(model: schema.Model) -> None:
-    """Raise BadPackage where the description and the program disagree about inputs and outputs."""
+    """Raise BadPackage if the description and the program differ in inputs or outputs."""
     description = model.description
     functions = model.mlProgram.functions
     described = {one.name: (one.input, one.output) for one in description.functions} or {
@@ -53,7 +55,7 @@ def check_interface(model: schema.Model) -> None:
 
 
 def features(description: schema.ModelDescription) -> Iterator[schema.FeatureDescription]:
-    """All inputs and outputs that a description names, those of its functions included."""
+    """All inputs and outputs of a description, including those of its functions."""
     yield from description.input
     yield from description.output
     for function in description.functions:
@@ -106,7 +108,7 @@ def _feature(feature: schema.FeatureDescription) -> Iterator[str]:
     if any(size.upperBound < 0 for size in ranges):
         yield f"has a size without an upper bound for {feature.name}"
     if array.HasField("shapeRange") and array.shape and len(ranges) != len(array.shape):
-        yield f"has a shape range of another rank than its shape for {feature.name}"
+        yield f"has a shape range for {feature.name} whose rank differs from its shape"
 
 
 def _program(program: schema.Program) -> Iterator[str]:
@@ -136,7 +138,7 @@ def _operation_types(blocks: Iterable[schema.Block]) -> Iterator[str]:
 
 
 def _has_unknown_fields(model: schema.Model) -> bool:
-    """Whether the file has fields that our schema does not; they are dropped from `model`, which is then refused."""
+    """Whether the file has fields that hubpub's schema lacks. Drops them from `model`, which is then refused."""
     size = model.ByteSize()
     model.DiscardUnknownFields()
     return model.ByteSize() != size

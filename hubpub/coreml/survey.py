@@ -1,7 +1,7 @@
-"""One walk over an ML Program: is it sound, which weights does it use, what does it consist of.
+"""Walks an ML Program once: checks its consistency, lists its weights, counts its operations and precisions.
 
-What is counted here (operations, precisions) is what Apple's compiler writes into
-`metadata.json`; the rules were derived from its output.
+The counts are those that Apple's compiler writes into `metadata.json`; the rules were derived
+from its output.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ PRECISIONS: Mapping[int, str] = {
     schema.UINT32: "UInt32",
     schema.UINT64: "UInt64",
 }
-# Element types of inline values that were compared with Apple's output.
+# Element types of inline values that were compared with Apple's output; others are reported as unverified.
 _COMPARED_INLINE = frozenset(
     {schema.FLOAT16, schema.FLOAT32, schema.INT32, schema.INT8, schema.UINT32, schema.BOOL, schema.STRING}
 )
 _COMPARED_CONSTEXPR = frozenset({"constexpr_affine_dequantize", "constexpr_lut_to_dense", "constexpr_sparse_to_dense"})
-# Which operand of a compression operation is the weight itself.
+# The operand of each compression operation that is the weight.
 _DATA_OPERANDS = {
     "constexpr_affine_dequantize": "quantized_data",
     "constexpr_lut_to_dense": "indices",
@@ -53,14 +53,14 @@ _DATA_OPERANDS = {
 }
 _COMPARED_PALETTE_BITS = frozenset({2, 4, 6, 8})
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_@]*")
-# Words of MIL text: a value of such a name cannot be read back by Core ML.
+# Reserved words of MIL text: Core ML cannot read a value with such a name.
 _KEYWORDS = frozenset({"any", "bf16", "dict", "false", "func", "list", "program", "state", "true", "tuple", "tensor"})
 RESERVED = _KEYWORDS | frozenset(DTYPE_NAMES.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlobUse:
-    """A constant that lies in a weight file."""
+    """A constant in a weight file."""
 
     file: str  # as the program writes it: @model_path/weights/weight.bin
     offset: int
@@ -70,17 +70,17 @@ class BlobUse:
 
 @dataclass(kw_only=True)
 class FunctionSurvey:
-    """What one function consists of."""
+    """Counts and precisions of one function."""
 
     opset: str  # ios15 … ios18
-    operations: Counter[str] = field(default_factory=Counter)  # operation type → how many; constants do not count
+    operations: Counter[str] = field(default_factory=Counter)  # operation type → count, without constants
     compute: set[str] = field(default_factory=set)  # numeric types of results and constants
     storage: set[str] = field(default_factory=set)  # how weights in files are stored
 
 
 @dataclass(kw_only=True)
 class Survey:
-    """What a program consists of, and what of it was never compared with Apple's compiler."""
+    """The contents of a program, and the forms in it that were never compared with Apple's output."""
 
     functions: dict[str, FunctionSurvey] = field(default_factory=dict)
     blobs: list[BlobUse] = field(default_factory=list)
@@ -88,8 +88,8 @@ class Survey:
 
 
 def survey(program: schema.Program) -> Survey:
-    """Walk the program. Raises BadPackage where it contradicts itself, UnsupportedOps for what has no known form."""
-    found = Survey()
+    """Walk the program. Raises BadPackage for an inconsistent program, UnsupportedOps for forms that are not known."""
+    result = Survey()
     if not program.functions:
         raise BadPackage("The model's program has no function.")
     for name in sorted(program.functions):
@@ -98,15 +98,15 @@ def survey(program: schema.Program) -> Survey:
         if function.opset not in OPSETS or function.opset not in function.block_specializations:
             raise BadPackage(f"The function {name} has no block for its operation set {function.opset!r}.")
         counts = FunctionSurvey(opset=OPSETS[function.opset])
-        found.functions[name] = counts
+        result.functions[name] = counts
         if function.attributes:
-            found.unverified.add("function attributes")
+            result.unverified.add("function attributes")
         visible: set[str] = set()
         _define(function.inputs, visible)
-        _block(function.block_specializations[function.opset], visible, counts, found)
+        _block(function.block_specializations[function.opset], visible, counts, result)
     if len(program.functions) > 1:
-        found.unverified.add("several functions")
-    return found
+        result.unverified.add("several functions")
+    return result
 
 
 def precision(members: Iterable[str]) -> str:
@@ -115,31 +115,31 @@ def precision(members: Iterable[str]) -> str:
     return names[0] if len(names) == 1 else f"Mixed ({', '.join(names)})" if names else ""
 
 
-def _block(block: schema.Block, visible: set[str], counts: FunctionSurvey, found: Survey) -> None:
+def _block(block: schema.Block, visible: set[str], counts: FunctionSurvey, result: Survey) -> None:
     if block.attributes:
         raise UnsupportedOps(
             "The model has a block with attributes, whose spelling is not known.", ops=list(block.attributes)
         )
     for operation in block.operations:
-        _operation(operation, visible, counts, found)
+        _operation(operation, visible, counts, result)
     for name in block.outputs:
         if name not in visible:
             raise BadPackage(f"The model's block returns {name[:80]!r}, which nothing in it computes.")
 
 
-def _operation(operation: schema.Operation, visible: set[str], counts: FunctionSurvey, found: Survey) -> None:
+def _operation(operation: schema.Operation, visible: set[str], counts: FunctionSurvey, result: Survey) -> None:
     kind = operation.type
-    _arguments(operation, visible, found)
+    _arguments(operation, visible, result)
     if kind == "const":
-        _constant(operation, counts, found)
+        _constant(operation, counts, result)
     else:
         _check_name(kind, "operation")
         counts.operations[kind] += 1
         for key, value in operation.attributes.items():
             _check_name(key, "attribute")
-            _value(value, found)
+            _value(value, result)
         if kind.startswith("constexpr_"):
-            _compressed(operation, counts, found)
+            _compressed(operation, counts, result)
         else:
             counts.compute.update(
                 PRECISIONS[output.type.tensorType.dataType]
@@ -147,16 +147,16 @@ def _operation(operation: schema.Operation, visible: set[str], counts: FunctionS
                 if output.type.tensorType.dataType in PRECISIONS
             )
     for block in operation.blocks:
-        found.unverified.add("nested blocks")
+        result.unverified.add("nested blocks")
         inner = set(visible)
         _define(block.inputs, inner)
-        _block(block, inner, counts, found)
+        _block(block, inner, counts, result)
     if not operation.outputs:
         raise UnsupportedOps(f"The model has an operation {kind} without a result.", ops=[kind])
     _define(operation.outputs, visible)
 
 
-def _arguments(operation: schema.Operation, visible: set[str], found: Survey) -> None:
+def _arguments(operation: schema.Operation, visible: set[str], result: Survey) -> None:
     for key, argument in operation.inputs.items():
         _check_name(key, "argument")
         if not argument.arguments:
@@ -169,14 +169,14 @@ def _arguments(operation: schema.Operation, visible: set[str], found: Survey) ->
                         hint="The package is damaged, or its program is cyclic.",
                     )
             else:
-                _value(bound.value, found)
+                _value(bound.value, result)
 
 
-def _constant(operation: schema.Operation, counts: FunctionSurvey, found: Survey) -> None:
+def _constant(operation: schema.Operation, counts: FunctionSurvey, result: Survey) -> None:
     if "val" not in operation.attributes:
         raise BadPackage("The model has a constant without a value.")
     for key, value in operation.attributes.items():
-        _value(value, found)
+        _value(value, result)
         if key == "val" and value.type.tensorType.dataType in PRECISIONS:
             name = PRECISIONS[value.type.tensorType.dataType]
             counts.compute.add(name)
@@ -184,11 +184,11 @@ def _constant(operation: schema.Operation, counts: FunctionSurvey, found: Survey
                 counts.storage.add(name)
 
 
-def _compressed(operation: schema.Operation, counts: FunctionSurvey, found: Survey) -> None:
-    """What a constexpr_* operation says about how weights are stored; only its data counts, not scales or palettes."""
+def _compressed(operation: schema.Operation, counts: FunctionSurvey, result: Survey) -> None:
+    """Record the storage precision of a constexpr_* operation: that of its data, not of scales or palettes."""
     kind = operation.type
     if kind not in _COMPARED_CONSTEXPR or operation.inputs:
-        found.unverified.add("the compression operations of iOS 18")
+        result.unverified.add("the compression operations of iOS 18")
     data = _operand(operation, _DATA_OPERANDS.get(kind, "data"))
     if data is None or data.WhichOneof("value") != "blobFileValue":
         return
@@ -198,7 +198,7 @@ def _compressed(operation: schema.Operation, counts: FunctionSurvey, found: Surv
         bits = _palette_bits(_operand(operation, "lut"))
         counts.storage.add(f"Palettized ({bits} bits)")
         if bits not in _COMPARED_PALETTE_BITS:
-            found.unverified.add(f"the name of {bits}-bit palettes in metadata.json")
+            result.unverified.add(f"the name of {bits}-bit palettes in metadata.json")
     elif data.type.tensorType.dataType in PRECISIONS:
         counts.storage.add(PRECISIONS[data.type.tensorType.dataType])
 
@@ -213,7 +213,7 @@ def _palette_bits(lut: schema.Value | None) -> int:
 
 
 def _operand(operation: schema.Operation, key: str) -> schema.Value | None:
-    """A value given to an operation directly: as an attribute (up to iOS 17) or an argument (from iOS 18)."""
+    """An operation's inline value: an attribute (up to iOS 17) or an argument (from iOS 18)."""
     if key in operation.attributes:
         return operation.attributes[key]
     if key in operation.inputs and len(operation.inputs[key].arguments) == 1:
@@ -222,23 +222,23 @@ def _operand(operation: schema.Operation, key: str) -> schema.Value | None:
     return None
 
 
-def _value(value: schema.Value, found: Survey) -> None:
+def _value(value: schema.Value, result: Survey) -> None:
     kind = value.WhichOneof("value")
     if kind == "blobFileValue":
         tensor = value.type.tensorType
         if value.type.WhichOneof("type") != "tensorType" or tensor.dataType not in PRECISIONS:
             raise BadPackage("The model has a constant in a weight file that is not a numeric tensor.")
         blob = value.blobFileValue
-        found.blobs.append(
+        result.blobs.append(
             BlobUse(file=blob.fileName, offset=blob.offset, dtype=tensor.dataType, sizes=dimensions(tensor))
         )
     elif kind is None:
         raise BadPackage("The model has a constant without a value.")
     elif value.immediateValue.WhichOneof("value") != "tensor":
-        found.unverified.add("values that are lists, tuples or dictionaries")
+        result.unverified.add("values that are lists, tuples or dictionaries")
     elif value.type.tensorType.dataType not in _COMPARED_INLINE:
         name = DTYPE_NAMES.get(value.type.tensorType.dataType, str(value.type.tensorType.dataType))
-        found.unverified.add(f"inline values of type {name}")
+        result.unverified.add(f"inline values of type {name}")
 
 
 def _define(outputs: Iterable[schema.NamedValueType], visible: set[str]) -> None:
@@ -249,9 +249,9 @@ def _define(outputs: Iterable[schema.NamedValueType], visible: set[str]) -> None
         visible.add(output.name)
 
 
-def _check_name(name: str, what: str) -> None:
-    if _IDENTIFIER.fullmatch(name) is None or (what == "value" and name in RESERVED):
+def _check_name(name: str, kind: str) -> None:
+    if _IDENTIFIER.fullmatch(name) is None or (kind == "value" and name in RESERVED):
         raise BadPackage(
-            f"The model has the {what} name {name[:80]!r}, which MIL text cannot hold.",
+            f"The model has the {kind} name {name[:80]!r}, which MIL text cannot hold.",
             hint="Convert it again with coremltools, which renames such values.",
         )

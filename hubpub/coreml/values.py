@@ -1,9 +1,9 @@
-"""Elements of an ML Program's inline values, in and out of their protobuf.
+"""Converts elements of inline values between Python and protobuf.
 
-Which field of a TensorValue holds the elements depends on who wrote it; what they
-mean depends on the type alone. Written here as coremltools writes them: fp16, the
-8-bit, uint32 and sub-byte types as little-endian bytes (sub-byte packed, least
-significant bits first), 16-bit integers as `ints`, 64-bit ones as `longInts`.
+The field of a TensorValue that holds the elements depends on the program that wrote it; their
+meaning depends on the type alone. This module writes them like coremltools: fp16, 8-bit, uint32
+and sub-byte types as little-endian bytes (sub-byte packed, least significant bits first), 16-bit
+integers as `ints`, 64-bit integers as `longInts`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hubpub.coreml import schema_pb2 as schema
 from hubpub.coreml.weight_file import BLOB_DTYPES, NUMPY_DTYPES
 from hubpub.errors import BadPackage
 
-# An inline constant above this is a weight that belongs into the weight file.
+# Larger constants are weights and belong in the weight file.
 MAX_ELEMENTS = 1 << 22
 
 DTYPE_NAMES: Mapping[int, str] = {
@@ -62,7 +62,7 @@ _FIELDS: Mapping[int, str] = {
 
 
 def dimensions(tensor: schema.TensorType) -> tuple[int | None, ...]:
-    """The sizes of a tensor type; None where a size is unknown. Raises BadPackage for a rank that is not fixed."""
+    """The sizes of a tensor type; an unknown size is None. Raises BadPackage for a variable rank."""
     sizes: list[int | None] = []
     for dimension in tensor.dimensions:
         kind = dimension.WhichOneof("dimension")
@@ -115,14 +115,12 @@ def encode(elements: Sequence[Any], dtype: int) -> schema.TensorValue:
     try:
         holder.values.extend(elements)
     except (TypeError, ValueError) as error:
-        raise BadPackage(
-            f"The model has a {DTYPE_NAMES[dtype]} constant with an element that is none: {error}."
-        ) from error
+        raise BadPackage(f"The model has a {DTYPE_NAMES[dtype]} constant with an invalid element: {error}.") from error
     return tensor
 
 
 def tensor_type(dtype: int, sizes: Sequence[int | None] = ()) -> schema.ValueType:
-    """The type `tensor<dtype, sizes>`; None is an unknown size."""
+    """The type `tensor<dtype, sizes>`; a size of None is unknown."""
     result = schema.ValueType()
     tensor = result.tensorType
     tensor.dataType = dtype  # type: ignore[assignment]
@@ -151,7 +149,7 @@ def string_value(text: str) -> schema.Value:
 
 
 def blob_bytes(dtype: int, sizes: Sequence[int | None]) -> int | None:
-    """How many bytes a blob of that type has; None where a size is unknown or the type cannot be in a weight file."""
+    """The size in bytes of a blob of that type; None if a size is unknown or weight files cannot hold the type."""
     if dtype not in BLOB_DTYPES or None in sizes:
         return None
     return -(-math.prod(size for size in sizes if size is not None) * BLOB_DTYPES[dtype][1] // 8)
@@ -192,7 +190,7 @@ def _pack(elements: Sequence[int], bits: int) -> bytes:
 
 
 def _unpack(raw: bytes, bits: int, *, signed: bool) -> list[int]:
-    """All whole elements in `raw`; the last byte may hold more of them than were packed."""
+    """All complete elements in `raw`; padding of the last byte may give more elements than were packed."""
     count = len(raw) * 8 // bits
     flags = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
     values: list[int] = (flags.astype(np.int32) << np.arange(bits)).sum(axis=1).tolist()

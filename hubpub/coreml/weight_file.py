@@ -1,6 +1,6 @@
 """weight.bin: the file that holds an ML Program's large constants.
 
-Layout (version 2 of the storage format, little-endian; facts of Apple's MILBlob,
+Layout (version 2 of the storage format, little-endian; source: Apple's MILBlob,
 https://github.com/apple/coremltools/tree/main/mlmodel/src/MILBlob):
 
     0    u32 number of blobs, u32 version = 2, 56 zero bytes
@@ -74,7 +74,7 @@ def aligned(offset: int) -> int:
 
 
 class BlobWriter:
-    """Writes a weight.bin front to back; memory does not grow with the file."""
+    """Writes a weight.bin sequentially, in constant memory."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("wb")
@@ -85,9 +85,9 @@ class BlobWriter:
     def add(self, dtype: int, data: npt.ArrayLike | bytes | memoryview, *, padding: int = 0) -> int:
         """Append one blob of MIL data type `dtype`; returns the offset of its record.
 
-        `data` is written as it lies in memory (C order, little-endian); sub-byte
-        data comes packed, least significant bits first, and `padding` says how many
-        bits of its last byte are not used.
+        `data` is written in its memory layout (C order, little-endian). Sub-byte data must be
+        packed, least significant bits first; `padding` is the number of unused bits in its
+        last byte.
         """
         number, _ = BLOB_DTYPES[dtype]
         raw = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else memoryview(data)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ class BlobWriter:
 
 
 def retype(file: BinaryIO, offset: int, dtype: int, *, padding: int) -> None:
-    """Declare the blob whose record is at `offset` of an open file as another type; its bytes stay as they are."""
+    """Change the data type in the record at `offset` of an open file; the blob's bytes do not change."""
     file.seek(offset)
     sentinel, _, size, start, _ = _RECORD.unpack(file.read(_RECORD.size))
     file.seek(offset)
@@ -125,7 +125,7 @@ def retype(file: BinaryIO, offset: int, dtype: int, *, padding: int) -> None:
 
 
 class BlobReader:
-    """Reads blobs of a weight.bin through a memory map; every number is checked against the file's size."""
+    """Reads blobs of a weight.bin through a memory map; checks every offset and size against the file's size."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -142,7 +142,7 @@ class BlobReader:
         if version != VERSION:
             raise BadPackage(
                 f"The weight file {path} has storage version {version}; Core ML reads version {VERSION}.",
-                hint="Is it a weight file at all, or a git-LFS pointer?",
+                hint="It may be a git-LFS pointer or another kind of file.",
             )
 
     def record(self, offset: int) -> tuple[int, int, int]:
@@ -159,12 +159,12 @@ class BlobReader:
         return _BY_NUMBER[number][0], size, start
 
     def read(self, offset: int) -> memoryview:
-        """The bytes of the blob whose record is at `offset`, mapped, not copied."""
+        """The bytes of the blob whose record is at `offset`, as a view of the map."""
         _, size, start = self.record(offset)
         return memoryview(self._map)[start : start + size]
 
     def array(self, offset: int, shape: tuple[int, ...] | None = None) -> npt.NDArray[np.generic]:
-        """The blob as a read-only array (byte-wide dtypes and up), reshaped to `shape` if given."""
+        """The blob as a read-only array of `shape` (default: flat). Raises BadPackage for sub-byte types."""
         dtype, size, start = self.record(offset)
         if dtype not in NUMPY_DTYPES:
             raise BadPackage(f"The blob at offset {offset} of {self.path} has a sub-byte or unusual type.")
@@ -177,11 +177,11 @@ class BlobReader:
         return flat.reshape(shape)
 
     def relax(self) -> None:
-        """Give back the memory of pages that were read; an array that looks into them reads them again."""
+        """Release the memory of mapped pages; arrays that share it read them again."""
         if hasattr(self._map, "madvise"):  # not on Windows
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Release the map (arrays that still use it keep it alive)."""
-        with contextlib.suppress(BufferError):  # an array still looks into it; the map goes with the last one
+        """Release the map; arrays that share it keep it alive."""
+        with contextlib.suppress(BufferError):  # an array shares the map, which is released with the last one
             self._map.close()

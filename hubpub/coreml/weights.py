@@ -1,7 +1,7 @@
-"""A program's weight files: are they whole, and how they get into a compiled bundle.
+"""Checks a program's weight files and places them in a compiled bundle.
 
-Weights are never parsed: of each blob only its 64-byte record is read and checked
-against the file's size and the type that the program declares.
+Of each blob only the 64-byte record is read; it is checked against the file's size and the
+type that the program declares.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _CLONE = 0x40049409  # FICLONE, linux/fs.h
 
 
 def weight_files(blobs: Iterable[BlobUse], folder: Path) -> dict[PurePosixPath, Path]:
-    """Check every blob; relative path in the bundle → the file, for the files that the program refers to.
+    """Check every blob; returns relative path in the bundle → file, for the files that the program uses.
 
-    `folder` is what `@model_path` stands for. Raises BadPackage for a file that is
-    missing, a name that leaves the folder, or a blob that is not what the program says.
+    `folder` is the folder that `@model_path` names. Raises BadPackage for a missing file, a
+    name outside the folder, or a blob that differs from the program's declaration.
     """
     by_file: dict[str, list[BlobUse]] = {}
     for blob in blobs:
         by_file.setdefault(blob.file, []).append(blob)
-    found: dict[PurePosixPath, Path] = {}
+    files: dict[PurePosixPath, Path] = {}
     for name, uses in by_file.items():
         relative = _relative(name)
         path = folder / relative
         _check(path, uses)
-        found[relative] = path
-    return found
+        files[relative] = path
+    return files
 
 
 def place(source: Path, target: Path, *, link: bool) -> None:
-    """Put a file's content at `target`: as a hard link if asked for and possible, else as a clone, else as a copy.
+    """Copy a file to `target`: as a hard link (with `link`, if possible), else as a clone, else as a copy.
 
-    A hard link shares later edits of either file, so it is only for files that nobody edits.
+    Edits of a hard-linked file change both names, so use `link` only for files that are never edited.
     """
     source = source.resolve()
     if link:
@@ -66,11 +66,11 @@ def _check(path: Path, uses: Iterable[BlobUse]) -> None:
     try:
         for use in uses:
             dtype, size, _ = reader.record(use.offset)
-            wanted = blob_bytes(use.dtype, use.sizes)
-            if dtype != use.dtype or size != wanted:
+            declared_size = blob_bytes(use.dtype, use.sizes)
+            if dtype != use.dtype or size != declared_size:
                 raise BadPackage(
                     f"The blob at offset {use.offset} of {path} has {size} bytes of {DTYPE_NAMES[dtype]};"
-                    f" the model declares {wanted} bytes of {DTYPE_NAMES[use.dtype]}.",
+                    f" the model declares {declared_size} bytes of {DTYPE_NAMES[use.dtype]}.",
                     hint="The weights belong to another model: fetch or build the package again.",
                 )
     finally:
@@ -78,7 +78,7 @@ def _check(path: Path, uses: Iterable[BlobUse]) -> None:
 
 
 def _clone(source: Path, target: Path) -> bool:
-    """A copy-on-write clone, where the file system makes one (Btrfs, XFS …); False where it does not."""
+    """Make a copy-on-write clone; False if the file system cannot (Btrfs and XFS can)."""
     if not sys.platform.startswith("linux"):
         return False
     import fcntl
@@ -92,7 +92,7 @@ def _clone(source: Path, target: Path) -> bool:
 
 
 def _copy_range(source: int, target: int, size: int) -> bool:
-    """Copy inside the kernel; False where it cannot, and then the target is to be written anew."""
+    """Copy inside the kernel; False if it cannot: the target is then incomplete and must be written again."""
     done = 0
     while done < size:
         try:

@@ -3,7 +3,7 @@
     with running(folder) as hub:
         api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token)
 
-The real client works against it, with xet and without. `Storage` reads and writes the same folder without any request.
+The real client works with it, with xet and without. `Storage` reads and writes the same folder without a server.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DEFAULT_PORT = 8765
 
 @dataclass(frozen=True, kw_only=True)
 class LocalHub:
-    """A running Hub: where it is, the token that may write and the one that may only read, and what happened so far."""
+    """A running Hub: its address, a token that may write, a token that may only read, and its request log."""
 
     endpoint: str
     token: str = field(repr=False)
@@ -58,17 +58,17 @@ class LocalHub:
 
     @property
     def requests(self) -> tuple[Seen, ...]:
-        """The requests so far, in the order of their ends (the last 65536)."""
+        """The requests so far, in the order in which they ended (the last 65536)."""
         return tuple(self._seen)
 
     def received(self, kind: str = "all") -> int:
-        """Bytes of request bodies: `all`, large files by `xet` or `lfs`, or `commit` (small files travel in it)."""
+        """Bytes of request bodies: `all`, large files by `xet` or `lfs`, or `commit` (contains the small files)."""
         parts = {"all": "/", "xet": "/cas/", "lfs": "/lfs/p", "commit": "/commit/"}
         return sum(seen.received for seen in self.requests if parts[kind] in seen.path)
 
 
 def default_root() -> Path:
-    """HUBPUB_HUB, else a folder beside the user's other data."""
+    """The default data folder: HUBPUB_HUB, else `hub` in hubpub's user data folder."""
     if named := os.environ.get("HUBPUB_HUB"):
         return Path(named).expanduser()
     return Path(user_data_dir("hubpub", appauthor=False)) / "hub"
@@ -86,8 +86,8 @@ def running(
 ) -> Iterator[LocalHub]:
     """Serve the data folder `root` from a thread of this process while the block runs.
 
-    `port` 0 is the same one each time for one folder, as long as it is free. `owner` is the user that both tokens
-    stand for, who may write to `owner/…` and to `namespaces`; repos of others can be read. Raises ToolMissing,
+    `port` 0 selects a port that is the same for the same folder, if it is free. Both tokens belong to the user
+    `owner`, who may write to `owner/…` and to `namespaces`, and may read all repos. Raises ToolMissing,
     CannotWrite, StoreError or PreflightError.
     """
     application, bound = _prepare(
@@ -107,9 +107,9 @@ def serve(
     limits: Limits | None = None,
     ready: Callable[[LocalHub], None] | None = None,
 ) -> None:
-    """Serve the data folder `root` until the process is told to stop. `ready` is called once the port is open.
+    """Serve the data folder `root` until Ctrl-C or SIGTERM. Calls `ready` once the port is open.
 
-    Raises ConfigError for any address that is not loopback, and what `running` raises.
+    Raises ConfigError for an address that is not loopback, and the errors of `running`.
     """
     application, bound = _prepare(
         root, host=host, port=port, owner=owner, namespaces=namespaces, faults=None, limits=limits
@@ -134,7 +134,7 @@ def _prepare(
     except ImportError as error:
         raise tool_missing() from error
     storage = Storage(root)
-    bound = listen(host, port) if port else _listen_as_before(host, storage)
+    bound = listen(host, port) if port else _listen_on_usual_port(host, storage)
     hub = Hub(
         storage=storage,
         endpoint=endpoint(bound),
@@ -146,10 +146,10 @@ def _prepare(
     return Application(hub), bound
 
 
-def _listen_as_before(host: str, storage: Storage) -> socket.socket:
-    """The data folder's own port, so that what was remembered of its address stays true; any, where that is taken."""
+def _listen_on_usual_port(host: str, storage: Storage) -> socket.socket:
+    """Listen on a port derived from the data folder's id, so that cached addresses stay valid; else on any free port."""
     try:
-        return listen(host, 49152 + int(storage.id, 16) % 16384)  # of the ports that nobody may register
+        return listen(host, 49152 + int(storage.id, 16) % 16384)  # 49152 to 65535: dynamic ports, never registered
     except PreflightError:
         return listen(host, 0)
 

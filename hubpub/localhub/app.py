@@ -1,4 +1,4 @@
-"""The ASGI application: who may ask, which endpoint answers, and a log of it all."""
+"""The ASGI application: authenticates requests, routes them to endpoints and logs them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,7 +26,7 @@ from hubpub.files.disk import is_full
 from hubpub.localhub import pages
 from hubpub.localhub.call import Call, Hub, Route, Seen, Upload, User
 from hubpub.localhub.endpoints import cas, content, lfs, pulls, repos, uploads
-from hubpub.localhub.faults import suffer
+from hubpub.localhub.faults import handle_with_fault
 from hubpub.localhub.refused import Refused
 from hubpub.localhub.storage import atomic
 from hubpub.localhub.storage.changes import Put
@@ -63,7 +63,7 @@ class Application:
             if fault is None:
                 await self._handle(scope, meter.receive, meter.send)
             else:
-                await suffer(
+                await handle_with_fault(
                     fault,
                     functools.partial(self._handle, scope),
                     meter.receive,
@@ -83,7 +83,7 @@ class Application:
         except ClientDisconnect:
             return
         except Timeout:
-            response = _refusal(Refused(503, "Somebody else keeps this repo locked"))
+            response = _refusal(Refused(503, "Another writer has locked this repo"))
         except HubpubError as error:
             response = _refusal(Refused(500, f"{error.message} {error.hint}".strip()))
         except OSError as error:
@@ -105,18 +105,18 @@ class Application:
 
     def _find(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         path = request.scope["raw_path"].decode("latin-1")
-        known = False
+        path_exists = False
         for route, expression in self._routes:
             match = expression.fullmatch(path)
             if match is None:
                 continue
-            known = True
+            path_exists = True
             if request.method in route.methods:
                 return route, {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
-        raise Refused(405, "Method not allowed") if known else Refused(404, "There is nothing here")
+        raise Refused(405, "Method not allowed") if path_exists else Refused(404, "There is nothing here")
 
     async def _intrude(self, path: str) -> None:
-        """For the fault `stale`: somebody else commits to the branch that this request is about."""
+        """For the fault `stale`: make another user's commit on the branch to which this request commits."""
         match = _COMMIT.search(path)
         if match is None:
             return
@@ -132,7 +132,7 @@ class Application:
 
 
 class _Meter:
-    """Counts what goes through, and logs the request just before the end of its answer leaves."""
+    """Counts the bytes of a request and its response; logs the request just before the response's last part is sent."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, *, fault: str | None, log: Callable[[Seen], None]
@@ -187,7 +187,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 def _check_host(request: Request) -> None:
-    """A page elsewhere may make a browser ask this server under another name (DNS rebinding); it gets nothing."""
+    """Refuse host names that are not loopback: a web page could use one to reach this server (DNS rebinding)."""
     host = request.headers.get("host", "")
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     if name.lower() not in _LOOPBACK:
@@ -195,16 +195,16 @@ def _check_host(request: Request) -> None:
 
 
 def _user(hub: Hub, request: Request) -> User | None:
-    # the xet store has tokens of its own, and a link that is signed needs none
+    # the xet store has its own tokens, and signed links need no token
     if request.url.path.startswith(("/cas/", "/lfs/", "/cdn/", "/v1/")):
         return None
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         return None
-    given = token.strip().encode()
-    # both are compared whatever the first says, so that time tells nothing
-    writes = hmac.compare_digest(given, hub.storage.token.encode())
-    reads = hmac.compare_digest(given, hub.storage.read_token.encode())
+    presented = token.strip().encode()
+    # always compare both: the response time must not depend on which token matches
+    writes = hmac.compare_digest(presented, hub.storage.token.encode())
+    reads = hmac.compare_digest(presented, hub.storage.read_token.encode())
     if not writes and not reads:
         raise Refused(401, "Invalid credentials in Authorization header")
     return User(name=hub.owner, can_write=writes)
@@ -238,7 +238,7 @@ async def _bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 
 def _refusal(refusal: Refused) -> JSONResponse:
-    # headers are latin-1 and one line
+    # a header is one line of latin-1
     message = refusal.message.encode("latin-1", "replace").decode("latin-1").replace("\n", " ").replace("\r", " ")
     headers = {"X-Error-Message": message, "X-Request-Id": secrets.token_hex(8)}
     if refusal.code:
@@ -247,13 +247,8 @@ def _refusal(refusal: Refused) -> JSONResponse:
 
 
 def _transport(send: Callable[..., Any]) -> asyncio.Transport:
-    """The connection under a request. uvicorn hands out bound methods of the object that holds it."""
+    """The connection of a request: `send` is a bound method of uvicorn's object that holds it."""
     transport = getattr(getattr(send, "__self__", None), "transport", None)
     if not isinstance(transport, asyncio.Transport):
         raise RuntimeError("faults need uvicorn's own server under the application")
     return transport
-
-
-def route_table() -> Sequence[tuple[tuple[str, ...], str]]:
-    """Methods and patterns of all endpoints, for documentation and tests."""
-    return [(route.methods, route.pattern) for route in _ROUTES]

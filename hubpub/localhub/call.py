@@ -1,4 +1,4 @@
-"""One request to the embedded Hub as its endpoints see it: who asks, for what, with which body."""
+"""One request to the embedded Hub, as endpoints get it: user, repo, parameters and body."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _REMEMBERED = 1 << 16  # requests
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request may cost, in bytes (page sizes in entries)."""
+    """Limits of one request, in bytes (page sizes in entries)."""
 
     object: int = 50 * GiB  # one large file
-    xorb: int = 96 * MiB  # hf-xet sends at most 64 MiB of content in one
+    xorb: int = 96 * MiB  # hf-xet packs at most 64 MiB of content into a xorb
     commit: int = 2 * GiB  # one commit's operations, small files included
     small_file: int = 10 * MiB
     json: int = 16 * MiB
@@ -47,7 +47,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One request as it was handled; `received` and `sent` count body bytes. `status` is 0 where no answer left."""
+    """One handled request. `received` and `sent` count body bytes; `status` is 0 if no response was sent."""
 
     method: str
     path: str
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Hub:
-    """What all requests share. `endpoint` is where the server listens, e.g. http://127.0.0.1:8765."""
+    """State that all requests share. `endpoint` is the server's address, e.g. http://127.0.0.1:8765."""
 
     storage: Storage
     endpoint: str
@@ -73,11 +73,11 @@ class Hub:
     rebuilding: threading.Lock = field(default_factory=threading.Lock)
 
     def sign(self, *parts: object) -> str:
-        """A signature that only this data folder's server makes."""
+        """A signature (HMAC) with this data folder's secret."""
         return hmac.new(self.storage.key, "\n".join(map(str, parts)).encode(), sha256).hexdigest()
 
     def signed_query(self, *parts: object) -> str:
-        """The query of a link that needs no token for an hour; `parts` say what it is for."""
+        """The query of a signed link, valid for an hour without a token; `parts` name what it gives access to."""
         expires = int(time.time()) + _HOUR
         return urlencode({"expires": expires, "signature": self.sign(*parts, expires)})
 
@@ -90,7 +90,7 @@ class User:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A request body on disk, in a temporary file that goes away unless it is given a name."""
+    """A request body in a temporary file, which is deleted unless an endpoint moves it."""
 
     path: Path
     file: BinaryIO
@@ -100,7 +100,7 @@ class Upload:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """`params` are the named parts of the path, unquoted; `body` is there for routes that take one in memory."""
+    """`params` are the named parts of the path, unquoted; `body` is filled for routes with body="memory"."""
 
     hub: Hub
     request: Request
@@ -139,7 +139,7 @@ class Call:
         return self.query.get(name, "").lower() in ("1", "true")
 
     def readable(self) -> Repository:
-        """The repo, if the caller may know of it; one that is private answers as if it were missing."""
+        """The repo, if the caller may see it; a private repo of another user counts as missing."""
         try:
             repo = self.hub.storage.repo(self.repo_id, repo_type=self.repo_type)
             if repo.settings["private"] and not self.owns(repo):
@@ -151,7 +151,7 @@ class Call:
         return repo
 
     def downloadable(self) -> Repository:
-        """The repo, if the caller may have its files."""
+        """The repo, if the caller may download its files."""
         repo = self.readable()
         settings = repo.settings
         let_in = self.user is not None and self.user.name in settings["granted"]
@@ -178,12 +178,12 @@ class Call:
         return self.user is not None and repo.repo_id.partition("/")[0] in self.hub.namespaces
 
     def signed(self, *parts: object) -> None:
-        """Refuse unless this is a link that the Hub itself made for these parts, and not long ago."""
+        """Refuse the request unless its link has a valid signature of `parts` that has not expired."""
         expires = self.query.get("expires", "")
-        wanted = self.hub.sign(*parts, expires)
-        given = self.query.get("signature", "")
-        if not expires.isdigit() or not hmac.compare_digest(wanted.encode(), given.encode()):
-            raise Refused(403, "This link was not made by this Hub")
+        expected = self.hub.sign(*parts, expires)
+        signature = self.query.get("signature", "")
+        if not expires.isdigit() or not hmac.compare_digest(expected.encode(), signature.encode()):
+            raise Refused(403, "This link was not signed by this Hub")
         if int(expires) < time.time():
             raise Refused(403, "This link has expired")
 
@@ -202,9 +202,9 @@ Handler = Callable[[Call], "Response"]
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """`pattern`: the path with its variable parts in braces, `{path*}` for the rest. `limit` (bytes) bounds the body.
+    """An endpoint. `pattern`: the path with variable parts in braces, `{path*}` for the rest. `limit`: body bytes.
 
-    `slow` handlers may wait for other requests to this server, so they get threads of their own.
+    `slow` handlers may wait for other requests to this server, so they run in a separate thread pool.
     """
 
     methods: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Checks a README's front matter as the Hub's `/api/validate-yaml` does: what it refuses, and what it warns about.
+"""Checks a README's front matter like the Hub's `/api/validate-yaml`: errors and warnings.
 
-Facts: the Hub's documentation of model cards (huggingface.co/docs/hub/model-cards and /repositories-licenses). The
-Hub's own schema is not public as a whole; a card that passes here has no mistake of the kinds listed below.
+Source: the Hub's documentation of model cards (huggingface.co/docs/hub/model-cards and /repositories-licenses). The
+Hub's full schema is not public; these functions find only the mistakes that they check for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Findings:
 
 
 def front_matter(content: str) -> Mapping[str, Any] | None:
-    """The YAML between the first two '---' lines; None where there is none. Raises ValueError on bad YAML."""
+    """The YAML between the first two '---' lines; None without such a block. Raises ValueError for bad YAML."""
     match = _FRONT_MATTER.match(content)
     if match is None:
         return None
@@ -48,7 +48,7 @@ def front_matter(content: str) -> Mapping[str, Any] | None:
 
 
 def validate(content: str) -> Findings:
-    """What the Hub would say about this README.md."""
+    """The Hub's errors and warnings for the text of a README.md."""
     try:
         data = front_matter(content)
     except ValueError as error:
@@ -74,8 +74,10 @@ def validate(content: str) -> Findings:
 
 def _licence(key: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    unknown = [one for one in values if one not in LICENCES] if all(isinstance(one, str) for one in values) else values
-    return [f'"{key}" must be one of [{", ".join(sorted(LICENCES))}]; got {one!r}' for one in unknown]
+    unknown = (
+        [item for item in values if item not in LICENCES] if all(isinstance(item, str) for item in values) else values
+    )
+    return [f'"{key}" must be one of [{", ".join(sorted(LICENCES))}]; got {item!r}' for item in unknown]
 
 
 def _relation(key: str, value: Any) -> list[str]:
@@ -85,16 +87,16 @@ def _relation(key: str, value: Any) -> list[str]:
 def _repo_ids(key: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     return [
-        f'"{key}" with value {one!r} is not valid. Use a repo id from https://hf.co'
-        for one in values
-        if not isinstance(one, str) or not _REPO_ID.fullmatch(one)
+        f'"{key}" with value {item!r} is not valid. Use a repo id from https://hf.co'
+        for item in values
+        if not isinstance(item, str) or not _REPO_ID.fullmatch(item)
     ]
 
 
 def _strings(key: str, value: Any) -> list[str]:
     if not isinstance(value, list):
         return [f'"{key}" must be an array']
-    return [f'"{key}[{at}]" must be a string' for at, one in enumerate(value) if not isinstance(one, str)]
+    return [f'"{key}[{at}]" must be a string' for at, item in enumerate(value) if not isinstance(item, str)]
 
 
 def _string(key: str, value: Any) -> list[str]:
@@ -104,16 +106,16 @@ def _string(key: str, value: Any) -> list[str]:
 def _language(key: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     return [
-        f'"{key}" must be an ISO 639 code such as en; got {one!r}'
-        for one in values
-        if not isinstance(one, str) or not re.fullmatch(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*|code|multilingual", one)
+        f'"{key}" must be an ISO 639 code such as en; got {item!r}'
+        for item in values
+        if not isinstance(item, str) or not re.fullmatch(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*|code|multilingual", item)
     ]
 
 
 def _model_index(key: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         return [f'"{key}" must be an array of objects']
-    lists = all(isinstance(one.get("results", []), list) for one in value)
+    lists = all(isinstance(item.get("results", []), list) for item in value)
     return [] if lists else [f'"{key}[].results" must be an array']
 
 

@@ -1,4 +1,4 @@
-"""Trouble on purpose: connections cut, answers lost, bytes flipped, one rule at a time. Off unless somebody adds rules.
+"""Fault injection: cut connections, lost responses, flipped bytes. Without rules nothing is injected.
 
 faults = Faults(Fault(kind="lost", method="POST", path=r"/commit/"), seed=7)
 with running(root, faults=faults) as hub: ...
@@ -36,23 +36,29 @@ Kind = Literal[
     "watch",
 ]
 
-_PIECE = 1 << 16  # bytes of an answer that travel at once where it is slowed down
+_PIECE = 1 << 16  # bytes of a throttled response that are sent at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """One rule.
 
-    kind: `refuse` cut the connection before any answer · `reset` the answer breaks off after `at` bytes of its body ·
-    `reset-upload` the connection is cut after `at` bytes of the request's body (or its end) ·
-    `truncate` likewise, but the connection ends in good order · `delay` by `seconds`, then go on · `throttle` is
-    `rate` alone · `status` answer `status`, with Retry-After where `retry_after` is set ·
-    `corrupt` flip a bit of the answer's byte `at` · `corrupt-upload` flip a bit of the request's byte `at` · `stale`
-    somebody else commits just before · `lost` do everything, then cut the connection instead of answering ·
-    `watch` none: `heard` is told the size of every piece of both bodies, and whether the answer ends with it.
-    rate: bytes a second that the bodies pass at, whatever the kind.
-    method, path: which requests (`path` is a regular expression, searched for in the path).
-    skip, times, chance: let the first `skip` pass, then hit `times` of them (None: all), each with this chance.
+    kind:
+      `refuse`          reset the connection before any response
+      `reset`           reset the connection after `at` bytes of the response body
+      `truncate`        close the connection normally after `at` bytes of the response body
+      `reset-upload`    reset the connection after `at` bytes of the request body (at the latest at its end)
+      `delay`           wait `seconds`, then handle the request
+      `throttle`        limit both bodies to `rate`
+      `status`          respond with `status`, and with Retry-After if `retry_after` is set
+      `corrupt`         flip a bit of byte `at` of the response body
+      `corrupt-upload`  flip a bit of byte `at` of the request body
+      `stale`           commit as another user just before the request
+      `lost`            handle the request, then reset the connection instead of responding
+      `watch`           no fault: call `on_piece(size, is_last)` for every piece of both bodies
+    rate: bytes per second of both bodies, for every kind.
+    method, path: the requests that the rule applies to (`path` is a regular expression, searched in the path).
+    skip, times, chance: skip the first `skip` of them, then hit `times` (None: all), each with probability `chance`.
     """
 
     kind: Kind
@@ -66,11 +72,11 @@ class Fault:
     rate: float = math.inf
     status: int = 503
     retry_after: int | None = None
-    heard: Callable[[int, bool], None] = lambda size, ends: None
+    on_piece: Callable[[int, bool], None] = lambda size, is_last: None
 
 
 class Faults:
-    """The rules of one embedded Hub, and which struck; thread-safe, and the same for the same seed and requests."""
+    """The rules of one embedded Hub, and their hits (`fired`). Thread-safe; deterministic for a seed and its requests."""
 
     def __init__(self, *rules: Fault, seed: int = 0) -> None:
         self._lock = threading.Lock()
@@ -89,12 +95,12 @@ class Faults:
             self._hits.append(0)
 
     def clear(self) -> None:
-        """No more faults; `fired` stays."""
+        """Remove all rules; `fired` stays."""
         with self._lock:
             self._rules, self._seen, self._hits = [], [], []
 
     def pick(self, method: str, path: str) -> Fault | None:
-        """The first rule that strikes this request."""
+        """The first rule that hits this request, or None."""
         with self._lock:
             for at, rule in enumerate(self._rules):
                 if rule.method not in ("*", method) or not re.search(rule.path, path):
@@ -109,7 +115,7 @@ class Faults:
         return None
 
 
-async def suffer(
+async def handle_with_fault(
     fault: Fault,
     handle: Callable[[Receive, Send], Awaitable[None]],
     receive: Receive,
@@ -118,7 +124,7 @@ async def suffer(
     transport: asyncio.Transport,
     intrude: Callable[[], Awaitable[None]],
 ) -> None:
-    """Handle one request under a fault. `intrude` makes the commit of somebody else."""
+    """Handle one request with a fault. `intrude` commits as another user (for `stale`)."""
     match fault.kind:
         case "refuse":
             _cut(transport)
@@ -130,13 +136,13 @@ async def suffer(
             await asyncio.sleep(fault.seconds)
         case "stale":
             await intrude()
-    await handle(*_bent(fault, receive, send, transport))
+    await handle(*_wrapped(fault, receive, send, transport))
     if fault.kind == "lost":
         _cut(transport)
 
 
-def _bent(fault: Fault, receive: Receive, send: Send, transport: asyncio.Transport) -> tuple[Receive, Send]:
-    """What a request is heard and answered through."""
+def _wrapped(fault: Fault, receive: Receive, send: Send, transport: asyncio.Transport) -> tuple[Receive, Send]:
+    """`receive` and `send` with the fault's effect on both bodies."""
     if fault.rate < math.inf:
         receive, send = _throttled(receive, send, fault.rate)
     match fault.kind:
@@ -149,14 +155,14 @@ def _bent(fault: Fault, receive: Receive, send: Send, transport: asyncio.Transpo
         case "reset" | "truncate":
             send = _stopping(send, fault, transport)
         case "watch":
-            receive, send = _watched(receive, send, fault.heard)
+            receive, send = _watched(receive, send, fault.on_piece)
         case "lost":
             send = _swallow
     return receive, send
 
 
 async def _answer(fault: Fault, send: Send) -> None:
-    body = json.dumps({"error": "a fault that was asked for"}).encode()
+    body = json.dumps({"error": "an injected fault"}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if fault.retry_after is not None:
         headers.append((b"retry-after", str(fault.retry_after).encode()))
@@ -165,7 +171,7 @@ async def _answer(fault: Fault, send: Send) -> None:
 
 
 def _flip(message: Any, at: int, seen: int) -> int:
-    """Flip a bit of byte `at` where this message holds it; how many bytes have passed by then."""
+    """Flip a bit of byte `at` if this message contains it. `seen`: bytes before it; returns the bytes after it."""
     body = message.get("body", b"")
     if seen <= at < seen + len(body):
         changed = bytearray(body)
@@ -217,15 +223,15 @@ def _throttled(receive: Receive, send: Send, rate: float) -> tuple[Receive, Send
     return receiving, sending
 
 
-def _watched(receive: Receive, send: Send, heard: Callable[[int, bool], None]) -> tuple[Receive, Send]:
+def _watched(receive: Receive, send: Send, on_piece: Callable[[int, bool], None]) -> tuple[Receive, Send]:
     async def receiving() -> Message:
         message = await receive()
-        heard(len(message.get("body", b"")), False)
+        on_piece(len(message.get("body", b"")), False)
         return message
 
     async def sending(message: Message) -> None:
-        ends = message["type"] == "http.response.body" and not message.get("more_body", False)
-        heard(len(message.get("body", b"")), ends)
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        on_piece(len(message.get("body", b"")), is_last)
         await send(message)
 
     return receiving, sending
@@ -267,18 +273,18 @@ def _stopping(send: Send, fault: Fault, transport: asyncio.Transport) -> Send:
         if fault.kind == "truncate":
             transport.close()
         else:
-            await asyncio.sleep(0.05)  # let the bytes out: a reset throws away what is still on its way
+            await asyncio.sleep(0.05)  # a reset discards bytes that are not sent yet
             _cut(transport)
 
     return stopping
 
 
 async def _swallow(message: Message) -> None:
-    """An answer that nobody hears."""
+    """Drop a part of the response."""
 
 
 def _cut(transport: asyncio.Transport) -> None:
-    """End the connection with a reset."""
+    """Reset the connection (TCP RST)."""
     raw = transport.get_extra_info("socket")
     if raw is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,7 +1,7 @@
-"""Pages for people: the repos, and each repo as the Hub would show it. No scripts; everything is escaped.
+"""HTML pages: the list of repos, and a page for each repo. No scripts; every value is escaped.
 
-What is shown was written by others, so the browser is told to load nothing from elsewhere. Files
-are those of `resolve`, which the client downloads too.
+Cards and file names are untrusted, so the pages' Content-Security-Policy forbids loading anything from
+other servers. Links to files use the `resolve` endpoint, as the client does.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from hubpub.pages.html import STYLE, file_tree, own, page, policy
 from hubpub.release.release import variant_of
 
 _CARD = "README.md"
-_MOST_TEXT = 1 << 20  # characters of a card; a longer one is cut
+_MOST_TEXT = 1 << 20  # characters of a card that are shown
 _MOST_COMMITS = 50
-_SERVICES = ("api", "cas", "cdn", "lfs", "v1")  # first parts of paths that are no namespaces
+_SERVICES = ("api", "cas", "cdn", "lfs", "v1")  # first parts of paths that are not namespaces
 
 
 def front(call: Call) -> Response:
-    """All repos that anyone may see."""
+    """The page of all public repos."""
 
     def build() -> tuple[str, dict[str, Any]]:
         kinds = {
@@ -47,7 +47,7 @@ def front(call: Call) -> Response:
 
 
 def repo_page(call: Call) -> Response:
-    """One repo at a revision: card, tags of its front matter, how to fetch it, files, commits."""
+    """The page of one repo at a revision: card, front matter tags, fetch commands, files, commits."""
 
     def build() -> tuple[str, dict[str, Any]]:
         if call.params.get("ns") in _SERVICES:
@@ -68,7 +68,7 @@ def _page(call: Call, build: Callable[[], tuple[str, dict[str, Any]]]) -> Respon
         if refusal.code:
             headers["X-Error-Code"] = refusal.code
     style = own(STYLE)
-    # Large files come from the server's other name (see endpoints_content).
+    # Large files are served under the server's other name (see endpoints/content.py).
     port = urlsplit(call.hub.endpoint).port
     images = f"'self' data: http://127.0.0.1:{port} http://localhost:{port}"
     headers |= {
@@ -98,7 +98,7 @@ def _repo(call: Call) -> dict[str, Any]:
         "settings": repo.settings,
         "tags": card_data(repo, tree),
         "findings": cards.validate(text),
-        "card": Markup(_rendered(_body(text), repo, commit, tree)),  # HTML in the card itself is shown, not used
+        "card": Markup(_rendered(_body(text), repo, commit, tree)),  # HTML inside the card is shown as text
         "has_card": _CARD in tree,
         "fetches": _fetches(repo, tree, revision, call.hub.endpoint),
         "tree": file_tree(files),
@@ -132,7 +132,7 @@ def _address(repo: Repository, revision: str = "") -> str:
 
 
 def _fetches(repo: Repository, tree: Tree, revision: str, endpoint: str) -> list[dict[str, Any]]:
-    """The command that fetches each variant; archives are fetched as the compiled variant they hold."""
+    """The fetch command of each variant; an archive is fetched as `compiled --zip`."""
     if repo.repo_type != "model":
         return []
     sizes: dict[str, int] = {}
@@ -161,7 +161,7 @@ def _body(text: str) -> str:
 
 
 def _rendered(text: str, repo: Repository, commit: Commit, tree: Tree) -> str:
-    """Markdown as HTML. HTML in it is shown as text; addresses of the repo's files lead to them."""
+    """Markdown as HTML. HTML inside it is shown as text; relative links lead to the repo's files."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     tokens = markdown.parse(text)
     base = f"{_address(repo)}/resolve/{commit.id}/"
@@ -170,9 +170,9 @@ def _rendered(text: str, repo: Repository, commit: Commit, tree: Tree) -> str:
 
 
 def _adapt(tokens: Sequence[Token], file: Callable[[str], str]) -> None:
-    """Headings one level down, below the page's own; addresses made absolute; pictures of elsewhere as links."""
+    """Change tokens in place: headings one level down, absolute links, text instead of pictures of other servers."""
     for token in tokens:
-        if token.type in ("th_open", "td_open"):  # no style of the card's own
+        if token.type in ("th_open", "td_open"):  # the card cannot set styles
             if str(token.attrs.pop("style", "")).endswith("right"):
                 token.attrSet("class", "n")
         elif token.type in ("heading_open", "heading_close"):
@@ -191,7 +191,7 @@ def _adapt(tokens: Sequence[Token], file: Callable[[str], str]) -> None:
 
 
 def _file(address: str, base: str, tree: Tree) -> str:
-    """Where a card's address leads: to a file of the repo, or elsewhere as it says; to the list of files if neither."""
+    """The target of a card's link: a file of the repo, an absolute address unchanged, or else the list of files."""
     try:
         parts = urlsplit(address)
     except ValueError:

@@ -1,10 +1,10 @@
-"""A request that the embedded Hub turns down: status, error code and sentence, as the Hub's clients read them."""
+"""The error responses of the embedded Hub: status, error code and message, as the Hub's clients read them."""
 
 from __future__ import annotations
 
 
 class Refused(Exception):
-    """Becomes the HTTP answer with X-Error-Code and X-Error-Message; no user of hubpub ever sees it."""
+    """An error response with X-Error-Code and X-Error-Message. Internal: it never reaches users of hubpub."""
 
     def __init__(self, status: int, message: str, *, code: str = "") -> None:
         super().__init__(message)
@@ -14,7 +14,7 @@ class Refused(Exception):
 
 
 def repo_not_found() -> Refused:
-    """Missing, or private and not yours: the Hub does not say which."""
+    """For a missing repo and for another user's private repo: the Hub does not distinguish them."""
     return Refused(404, "Repository not found", code="RepoNotFound")
 
 

@@ -1,4 +1,4 @@
-"""Runs the application with uvicorn, on loopback only: in a thread for a while, or in the foreground until stopped."""
+"""Runs the application with uvicorn on loopback: in a thread during a block, or in the foreground until stopped."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _STOP_SECONDS = 10
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening loopback socket; ConfigError for any other address, PreflightError where the port is taken."""
+    """A listening loopback socket. Raises ConfigError for any other address, PreflightError if the port is in use."""
     if host not in _HOSTS:
         raise ConfigError(
-            f"The embedded Hub does not listen on {host}: its tokens and files are for this machine only.",
+            f"The embedded Hub cannot listen on {host}: it serves this machine only.",
             hint="Use 127.0.0.1, localhost or ::1.",
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small packets at once only where the protocol is named: without it each answer takes 40 ms longer
+    # asyncio sets TCP_NODELAY only if the protocol is named; without it each response takes 40 ms longer
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        if os.name == "posix":  # elsewhere it would let two processes take the same port
+        if os.name == "posix":  # on Windows this option would let two processes use the same port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1" if host == "localhost" else host, port))
         bound.listen(256)
@@ -47,14 +47,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def endpoint(bound: socket.socket) -> str:
-    """The address to give to clients."""
+    """The address for clients, such as http://127.0.0.1:8765."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextlib.contextmanager
 def in_thread(application: Application, bound: socket.socket) -> Iterator[None]:
-    """Serve until the block ends; what is under way then may take a few seconds more."""
+    """Serve until the block ends; running requests get a few more seconds."""
     server = _server(application)
     failures: list[BaseException] = []
 
@@ -76,7 +76,7 @@ def in_thread(application: Application, bound: socket.socket) -> Iterator[None]:
 
 
 def in_foreground(application: Application, bound: socket.socket) -> None:
-    """Serve until the process is told to stop (Ctrl-C or SIGTERM)."""
+    """Serve until Ctrl-C or SIGTERM."""
     try:
         _server(application).run(sockets=[bound])
     finally:
@@ -90,7 +90,7 @@ def _server(application: Application) -> uvicorn.Server:
         raise tool_missing() from error
     config = uvicorn.Config(
         application,
-        http="h11",  # the one that is always installed with uvicorn
+        http="h11",  # always installed with uvicorn
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,4 +1,4 @@
-"""The short-lived passes to the xet store that clients get for their token."""
+"""Short-lived access tokens of the xet store, which clients get in exchange for their Hub token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Ticket:
 
 
 def issue(hub: Hub, *, writes: bool, now: float) -> Ticket:
-    """The store's address names the data folder: what a client remembers of one Hub it never uses for another."""
+    """A new access token. The store's address contains the data folder's id, so that clients keep one cache per Hub."""
     expires = int(now) + _LIFETIME
     scope = "write" if writes else "read"
     token = f"{scope}.{expires}.{hub.sign('xet', scope, expires)}"
@@ -27,13 +27,13 @@ def issue(hub: Hub, *, writes: bool, now: float) -> Ticket:
 
 
 def check(hub: Hub, token: str, *, writes: bool, now: float) -> None:
-    """Refuse a pass that this Hub did not issue, that is too old, or that may only read."""
+    """Refuse a token that this Hub did not issue, that has expired, or that lacks the right to write."""
     scope, _, rest = token.partition(".")
     expires, _, signature = rest.partition(".")
-    wanted = hub.sign("xet", scope, expires)
-    if not hmac.compare_digest(wanted.encode(), signature.encode()) or not expires.isdigit():
-        raise Refused(401, "Not a pass to this xet store")
+    expected = hub.sign("xet", scope, expires)
+    if not hmac.compare_digest(expected.encode(), signature.encode()) or not expires.isdigit():
+        raise Refused(401, "Not an access token of this xet store")
     if int(expires) < now:
-        raise Refused(401, "The pass to the xet store has expired")
+        raise Refused(401, "The access token of the xet store has expired")
     if writes and scope != "write":
-        raise Refused(403, "This pass to the xet store may only read")
+        raise Refused(403, "This access token of the xet store may only read")

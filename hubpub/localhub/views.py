@@ -1,4 +1,4 @@
-"""What several endpoints show alike: pages, the card's data, a file's row."""
+"""Parts of responses that several endpoints share: pages, the card's data, rows of files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Row = TypeVar("Row")
 
 
 class FileAnswer(FileResponse):
-    """A file's bytes. Each piece is read in a thread of its own, so large ones are several times faster."""
+    """A response with a file's bytes. Each chunk is read in a thread; large chunks are several times faster."""
 
     chunk_size = 1 << 20
 
 
 def page(rows: Sequence[Row], start: int, size: int) -> tuple[list[Row], bool]:
-    """`size` rows from `start` on, and whether there are more."""
+    """`size` rows from index `start`, and whether more follow."""
     return list(rows[start : start + size]), len(rows) > start + size
 
 
 def next_link(call: Call, **changed: object) -> dict[str, str]:
-    """The header that says where the next page is."""
+    """The Link header with the address of the next page."""
     query = urlencode(
         [(key, value) for key, value in call.query.multi_items() if key not in changed] + list(changed.items())
     )
@@ -38,7 +38,7 @@ def next_link(call: Call, **changed: object) -> dict[str, str]:
 
 
 def card_data(repo: Repository, tree: Tree) -> dict[str, Any]:
-    """The front matter of the repo's README.md; empty where it has none that can be read."""
+    """The front matter of the repo's README.md; empty if there is none or it cannot be read."""
     try:
         data = cards.front_matter(repo.text(tree, "README.md")) or {}
     except ValueError:
@@ -51,7 +51,7 @@ def pointer_size(entry: Entry) -> int:
 
 
 def file_row(repo: Repository, path: str, entry: Entry) -> dict[str, Any]:
-    """A file as tree listings show it."""
+    """A file's row in tree listings."""
     row: dict[str, Any] = {"type": "file", "oid": entry.oid, "size": entry.size, "path": path}
     if entry.sha256:
         row["lfs"] = {"oid": entry.sha256, "size": entry.size, "pointerSize": pointer_size(entry)}
@@ -62,9 +62,9 @@ def file_row(repo: Repository, path: str, entry: Entry) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """YAML knows dates and keys that are no strings; JSON does not."""
+    """A YAML value as JSON allows it: dates and keys become strings."""
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

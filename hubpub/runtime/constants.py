@@ -1,4 +1,4 @@
-"""Constants of a program: literals and blobs, read without copying."""
+"""Constants of a program: literals, and blobs of the memory-mapped weight file (read without copying)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from hubpub.errors import BadPackage
 
 Array = npt.NDArray[Any]
 
-# Data types below a byte, as bits per element; stored packed, least significant bits first.
+# Sub-byte data types and their bits per element; elements are packed, least significant bits first.
 SUB_BYTE = {dtype: bits for dtype, (_, bits) in BLOB_DTYPES.items() if bits < 8}
-# Mapped pages stay in memory until so many bytes were read; then they are let go of.
+# After this many bytes read, the mapped pages are released.
 _RELAX_AFTER = 64 << 20
 _SIGNED_SUB_BYTE = frozenset({schema.INT4})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """A constant: its MIL data type and shape, and `read`, which gives the elements anew each time.
+    """A constant: its MIL data type, its shape, and a function that reads its elements.
 
-    `read` answers an array of `shape`; for a sub-byte dtype the packed bytes, flat; for a
-    string a str (or an array of objects), for a list a list, for a dictionary a dict. A
-    blob's array looks into the mapped weight file.
+    `read()` returns an array of `shape`; for a sub-byte dtype the packed bytes (flat); for a
+    string a str (or an array of objects); for a list a list; for a dictionary a dict. The
+    array of a blob (`mapped`) shares the memory of the mapped weight file.
     """
 
     dtype: int
@@ -42,11 +42,11 @@ class Constant:
 
     @property
     def packed(self) -> bool:
-        """Whether `read` answers packed bytes."""
+        """Whether `read()` returns packed bytes."""
         return self.dtype in SUB_BYTE
 
     def elements(self) -> Any:
-        """The elements, unpacked where they are packed."""
+        """The elements; packed ones as one int8 or uint8 each."""
         raw = self.read()
         if not self.packed:
             return raw
@@ -54,7 +54,7 @@ class Constant:
 
 
 def unpack(raw: Array, bits: int, shape: tuple[int, ...], *, signed: bool = False) -> Array:
-    """Packed bytes (least significant bits first) as one uint8, or int8 when signed, per element."""
+    """The elements of packed bytes (least significant bits first) as uint8, or int8 if `signed`, of `shape`."""
     count = math.prod(shape)
     if raw.size * 8 < count * bits:
         raise BadPackage(f"A packed constant holds {raw.size} bytes, too few for {count} elements of {bits} bits.")
@@ -91,15 +91,15 @@ class BlobSource(Protocol):
 
 
 class Weights:
-    """The weight files that a package's blobs lie in, each mapped once."""
+    """The weight files of a package, each mapped once."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder  # what `@model_path` stands for
+        self._folder = folder  # the folder that `@model_path` names
         self._readers: dict[str, BlobReader] = {}
         self._read = 0
 
     def reader(self, file_name: str) -> BlobReader:
-        """The reader of `@model_path/weights/weight.bin` or a sibling of it."""
+        """The reader of a file such as `@model_path/weights/weight.bin`; BadPackage if it is outside the package."""
         if file_name not in self._readers:
             relative = Path(file_name.removeprefix(MODEL_PATH))
             if not file_name.startswith(MODEL_PATH) or relative.is_absolute() or ".." in relative.parts:
@@ -108,7 +108,7 @@ class Weights:
         return self._readers[file_name]
 
     def reading(self, size: int) -> None:
-        """Take note that `size` bytes are about to be read; what was read long before is let go of."""
+        """Count `size` bytes as read; releases mapped pages after every 64 MiB."""
         self._read += size
         if self._read > _RELAX_AFTER:
             self._read = size
@@ -123,7 +123,7 @@ class Weights:
 
 
 def constant(value: schema.Value, weights: Blobs) -> Constant:
-    """A Constant from a program's value; raises BadPackage when its parts contradict each other."""
+    """The Constant of a program's value; raises BadPackage if its type and its data do not match."""
     match value.type.WhichOneof("type"):
         case "tensorType":
             dtype, shape = value.type.tensorType.dataType, tensor_shape(value.type.tensorType)

@@ -1,4 +1,4 @@
-"""Features: a model's inputs and outputs as Core ML declares them, and the checks on what is given."""
+"""Features: a model's declared inputs and outputs, and the checks of input values."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Feature:
     layout: str = ""
 
     def allows(self, shape: tuple[int, ...]) -> bool:
-        """Whether an input of that shape is one that the model declares."""
+        """Whether the model declares this input shape."""
         if self.ranges:
             return len(shape) == len(self.ranges) and all(
                 low <= size and (high is None or size <= high)
@@ -61,7 +61,7 @@ class Feature:
         return shape == self.shape or shape in self.enumerated
 
     def shapes(self) -> str:
-        """The shapes it allows, for a sentence."""
+        """The allowed shapes as text for a message."""
         if self.ranges:
             sizes = [str(low) if low == high else f"{low}..{'' if high is None else high}" for low, high in self.ranges]
             return f"({', '.join(sizes)})"
@@ -69,7 +69,7 @@ class Feature:
 
 
 def feature(description: schema.FeatureDescription) -> Feature:
-    """A Feature from its description in the model file."""
+    """The Feature of a description in the model file; raises ModelError for a kind that ML Programs cannot have."""
     type_ = description.type
     match type_.WhichOneof("Type"):
         case "multiArrayType":
@@ -89,7 +89,7 @@ def feature(description: schema.FeatureDescription) -> Feature:
         case "dictionaryType":
             return Feature(name=description.name, shape=(), dtype=np.dtype(object), kind="dictionary")
         case other:
-            raise ModelError(f"Feature {description.name!r} is of a kind ({other}) that an ML Program cannot have.")
+            raise ModelError(f"Feature {description.name!r} has a type ({other}) that an ML Program cannot have.")
 
 
 def _array_feature(name: str, array: schema.ArrayFeatureType, *, optional: bool) -> Feature:
@@ -130,21 +130,21 @@ def _upper(size: schema.SizeRange) -> int | None:
     return None if size.upperBound < 0 else size.upperBound
 
 
-def checked_inputs(features: Iterable[Feature], given: Mapping[str, Any]) -> dict[str, Array]:
-    """What was given, as arrays of the declared dtypes, after the checks Core ML makes.
+def checked_inputs(features: Iterable[Feature], values: Mapping[str, Any]) -> dict[str, Array]:
+    """The values as arrays of the declared dtypes. Raises BadInput for what Core ML refuses too:
 
-    Every required input must be there, no other name may be, the shape must be one that is
-    declared, and the elements must be numbers: any real numeric dtype is converted to the
-    declared one, as Core ML does (fractions are cut off for an integer input). Raises BadInput.
+    a missing required input, an unknown name, an undeclared shape, elements that are not real
+    numbers, or numbers that an integer dtype cannot hold. Any real dtype is converted to the
+    declared one, as Core ML does (an integer input truncates fractions).
     """
     declared = {item.name: item for item in features}
-    unknown = sorted(set(given) - set(declared))
-    missing = sorted(name for name, item in declared.items() if name not in given and not item.optional)
+    unknown = sorted(set(values) - set(declared))
+    missing = sorted(name for name, item in declared.items() if name not in values and not item.optional)
     if unknown or missing:
-        said = [f"{', '.join(unknown)} is not an input of this model"] if unknown else []
-        said += [f"{', '.join(missing)} is missing"] if missing else []
-        raise BadInput(f"{'; '.join(said)}.", hint=f"The model's inputs are {', '.join(declared) or '(none)'}.")
-    return {name: _checked(item, given[name]) if name in given else _default(item) for name, item in declared.items()}
+        problems = [f"{', '.join(unknown)} is not an input of this model"] if unknown else []
+        problems += [f"{', '.join(missing)} is missing"] if missing else []
+        raise BadInput(f"{'; '.join(problems)}.", hint=f"The model's inputs are {', '.join(declared) or '(none)'}.")
+    return {name: _checked(item, values[name]) if name in values else _default(item) for name, item in declared.items()}
 
 
 def _default(item: Feature) -> Array:
@@ -172,21 +172,21 @@ def _numbers(item: Feature, value: Any) -> Array:
         raise BadInput(f"Input {item.name} has dtype {array.dtype}; the model declares {item.dtype}.")
     if item.dtype.kind in "iu" and array.dtype.kind == "f":
         if not np.isfinite(array).all():
-            raise BadInput(f"Input {item.name} is declared {item.dtype} and has NaN or infinity in it.")
+            raise BadInput(f"Input {item.name} is declared {item.dtype} but contains NaN or infinity.")
         array = np.trunc(array)
     if item.dtype.kind in "iu" and array.size:
         limits = np.iinfo(item.dtype)
         if array.min() < limits.min or array.max() > limits.max:
-            raise BadInput(f"Input {item.name} has values outside what {item.dtype} holds.")
-    with np.errstate(over="ignore"):  # beyond fp16's range is infinity, as it is for Core ML
+            raise BadInput(f"Input {item.name} has values outside the range of {item.dtype}.")
+    with np.errstate(over="ignore"):  # values outside fp16's range become infinity, as in Core ML
         return array.astype(item.dtype, copy=False)
 
 
 def _pixels(item: Feature, value: Any) -> Array:
-    """A picture (PIL.Image, or an array of height × width [× 3]) as (1, C, H, W) in the declared colour order."""
+    """A picture (PIL.Image, or an array (H, W) or (H, W, 3)) as (1, C, H, W) in the declared colour order."""
     array = np.asarray(value)
     if array.dtype.kind not in "biuf" or array.ndim not in (2, 3):
-        raise BadInput(f"Input {item.name} is an image; give a PIL.Image or an array (H, W) or (H, W, 3) of pixels.")
+        raise BadInput(f"Input {item.name} is an image; pass a PIL.Image or an array (H, W) or (H, W, 3) of pixels.")
     array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
     if item.layout == "bgr":
         array = array[::-1]

@@ -14,10 +14,10 @@ def psnr(reference: npt.ArrayLike, measured: npt.ArrayLike) -> float:
     The formula of Apple's converter (`compute_psnr` of ml-stable-diffusion's torch2coreml,
     https://github.com/apple/ml-stable-diffusion):
     20·log10((max|measured| + 1e-5) / (sqrt(mean((reference - measured)²)) + 1e-10)).
-    The peak is that of `measured`, which is the second argument there as well. Computed in
-    fp64. NaN or infinity in either gives NaN, which is below every floor.
+    The peak is that of `measured`, as in Apple's function. Computed in fp64. Returns NaN, which
+    is below every floor, if either array contains NaN or infinity.
 
-    Raises ValueError when the shapes differ or there is no element.
+    Raises ValueError for different shapes or empty arrays.
     """
     a = np.asarray(reference, dtype=np.float64)
     b = np.asarray(measured, dtype=np.float64)

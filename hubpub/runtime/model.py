@@ -1,4 +1,4 @@
-"""load and Model: a package on disk, ready to predict."""
+"""`load` reads a package from disk; `Model.predict` runs it."""
 
 from __future__ import annotations
 
@@ -24,32 +24,33 @@ except ModuleNotFoundError as error:
 from hubpub.coreml import schema_pb2 as schema
 from hubpub.coreml.package import read_model, weights_folder
 from hubpub.errors import BadInput, BadPackage, ConfigError, ModelError, ToolMissing
+from hubpub.runtime.binder import bind
 from hubpub.runtime.constants import Blobs, Weights
 from hubpub.runtime.features import Feature, checked_inputs, feature
-from hubpub.runtime.interpreter import Machine, Watch
+from hubpub.runtime.interpreter import Interpreter, Watch
 from hubpub.runtime.ops.control import Cell
-from hubpub.runtime.program import Input, Numerics, Program, bind, constant_shape, names
+from hubpub.runtime.program import Input, Numerics, Program, constant_shape, names
 
 Array = npt.NDArray[Any]
 
-# Operations after which indices are still indices of the same table.
+# Operations whose result has the same elements: indices stay indices of the same table.
 _SAME_ELEMENTS = ("cast", "identity", "reshape", "squeeze", "expand_dims", "add", "select", "greater_equal")
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """The states of one conversation with a model, changed by every prediction that is given it."""
+    """The values of a model's states; every `predict` call that gets this object changes them."""
 
     cells: Mapping[str, Cell]
 
     def read(self, name: str) -> Array:
-        """A copy of what a state holds."""
+        """A copy of a state's value. Raises BadInput for an unknown name."""
         if name not in self.cells:
             raise BadInput(f"{name} is not a state of this model.", hint=f"Its states are {', '.join(self.cells)}.")
         return self.cells[name].value.cpu().numpy().copy()
 
     def write(self, name: str, value: npt.ArrayLike) -> None:
-        """Replace what a state holds; the shape must be the declared one."""
+        """Replace a state's value. Raises BadInput for a shape that differs from the declared one."""
         old = self.read(name)
         new = np.asarray(value)
         if new.shape != old.shape or new.dtype.kind not in "biuf":
@@ -80,7 +81,7 @@ class Model:
         self._weights = weights
         missing = {item.name for item in self.outputs} - set(program.outputs)
         if missing:
-            raise BadPackage(f"The program does not make the declared output {', '.join(sorted(missing))}.")
+            raise BadPackage(f"The program does not compute the declared output {', '.join(sorted(missing))}.")
 
     def make_state(self) -> State:
         """Fresh states, all zeros."""
@@ -96,16 +97,16 @@ class Model:
     def predict(
         self, inputs: Mapping[str, Any], *, state: State | None = None, watch: Watch | None = None
     ) -> dict[str, Array]:
-        """The outputs, by name, in the declared dtypes; a scalar output has shape (1,).
+        """The outputs by name, in the declared dtypes; a scalar output has shape (1,).
 
         `inputs` maps each declared name to an array (or, for an image, a PIL.Image); see
-        features.checked_inputs for the checks. A model with states needs one of make_state,
-        which it changes. `watch(name, tensor)` is called for every intermediate tensor; it
-        must not change it. Raises BadInput, or ModelError where an operation fails.
+        features.checked_inputs for the checks. A model with states needs a `state` of
+        make_state() and changes it. `watch(name, tensor)` is called with every intermediate
+        tensor and must not change it. Raises BadInput; ModelError if an operation fails.
         """
         arrays = checked_inputs(self.inputs, inputs)
         if any(item.state for item in self._program.inputs) and state is None:
-            raise BadInput("This model has states.", hint="Give predict a state of model.make_state().")
+            raise BadInput("This model has states.", hint="Pass state=model.make_state() to predict.")
         env: dict[str, Any] = {}
         for item in self._program.inputs:
             if item.state:
@@ -113,18 +114,18 @@ class Model:
                 env[item.name] = state.cells[item.name]
             else:
                 env[item.name] = self._placed(item, arrays[item.name])
-        machine = Machine(numerics=self._numerics, watch=watch)
+        interpreter = Interpreter(numerics=self._numerics, watch=watch)
         with torch.inference_mode(), _whole_products(self._numerics.device):
-            results = dict(zip(self._program.outputs, machine.run(self._program.block, env), strict=True))
+            results = dict(zip(self._program.outputs, interpreter.run(self._program.block, env), strict=True))
         return {item.name: _declared(item, results[item.name]) for item in self.outputs}
 
     def operations(self) -> list[tuple[str, str, tuple[str, ...]]]:
-        """The operations in order: the name of the first result, the op, and the values that it uses."""
+        """The operations in order: the name of the first result, the op, and the names of its operands."""
         steps = (part for step in self._program.block.steps for part in step.parts or (step,))
         return [(step.outputs[0].name, step.type, tuple(names(step))) for step in steps if step.outputs]
 
     def table_sizes(self, name: str) -> list[int]:
-        """How many rows the tables have that an input's elements, perhaps after a cast, are indices of."""
+        """Row counts of the tables that the input `name` indexes (by gather, directly or after a cast)."""
         reached = {name}
         sizes: list[int] = []
         for step in self._program.block.steps:
@@ -138,7 +139,7 @@ class Model:
         return sizes
 
     def _placed(self, item: Input, array: Array) -> torch.Tensor:
-        """An input on the device, in the dtype and rank that the program has for it."""
+        """An input as a tensor on the device, in the dtype and rank that the program declares."""
         shape = array.shape if len(array.shape) == len(item.shape) else item.shape
         value = torch.from_numpy(np.array(array)).reshape(shape)
         return value.to(self._numerics.device, item.dtype)
@@ -158,7 +159,7 @@ class Model:
 
 @contextmanager
 def _whole_products(device: torch.device) -> Iterator[None]:
-    """On CUDA: no TF32, and no partial sums in fp16, whatever the program around us has set."""
+    """On CUDA: switches off TF32 and partial sums in fp16 inside the block; restores the caller's settings."""
     if device.type != "cuda":
         yield
         return
@@ -173,7 +174,7 @@ def _whole_products(device: torch.device) -> Iterator[None]:
 
 
 def _declared(item: Feature, value: Any) -> Any:
-    """An output as its feature declares it; a picture as (H, W) or (H, W, 3) pixels in RGB order."""
+    """An output in its declared dtype; an image as (H, W) or (H, W, 3) pixels in RGB order."""
     if not isinstance(value, torch.Tensor):
         return value
     array = value.cpu().numpy()
@@ -196,15 +197,17 @@ def load(
 ) -> Model:
     """Load the ML Program of an .mlpackage.
 
-    `precision="fp16"` computes each fp16 operation as a device does: half-precision storage,
-    fp32 accumulation, the result rounded to fp16. "fp32" is the reference: the same program
-    with all floats kept in fp32. `function` chooses one of several (default: the package's
-    default, which is "main" unless it says otherwise).
+        model = load("Unet.mlpackage", device="cuda", precision="fp16")
 
-    Weights stay in their file, mapped, and are expanded one operation at a time; the model
-    must not be changed on disk while it is in use. Raises BadPackage, UnsupportedOps (which
-    lists all missing operations), ModelError for another kind of model, ConfigError for
-    another precision, ToolMissing where there is no such device.
+    `precision="fp16"` computes each fp16 operation as a device does: fp16 storage, fp32
+    accumulation, the result rounded to fp16. "fp32" is the reference: the same program with
+    all floats in fp32. `function` selects a function of the package (default: the package's
+    default function, else "main").
+
+    The weight files are memory-mapped, and weights are uncompressed one operation at a time;
+    the package must not change on disk while the model is in use. Raises BadPackage,
+    UnsupportedOps (lists all missing operations), ModelError for other kinds of model,
+    ConfigError for an unknown precision or device, ToolMissing without a CUDA device.
     """
     package = Path(path)
     model = read_model(package)
@@ -251,11 +254,11 @@ def _device(device: str) -> torch.device:
 def _description(
     model: schema.Model, function: str | None, package: str
 ) -> tuple[str, schema.ModelDescription | schema.FunctionDescription]:
-    """The chosen function's name and its declared features."""
+    """The selected function's name and description."""
     description = model.description
     if not description.functions:
         if function not in (None, "main"):
-            raise ModelError(f"{package} has one function, main, and no {function!r}.")
+            raise ModelError(f"{package} has no function {function!r}.", hint="It has one function: main.")
         return "main", description
     named = {item.name: item for item in description.functions}
     name = function or description.defaultFunctionName or "main"

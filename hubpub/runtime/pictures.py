@@ -1,7 +1,7 @@
-"""Pictures from Core ML packages: text encoder, scheduler, UNet with guidance, VAE decoder; no Core ML needed.
+"""Draws pictures with the packages of a release: text encoder, scheduler, UNet with guidance, VAE decoder.
 
-What is drawn is drawn by the published packages alone, on hubpub's runtime. The tokenizer
-is transformers', the scheduler diffusers', both from the source's own files.
+The packages run on hubpub's runtime, without Core ML. The tokenizer comes from transformers and the
+scheduler from diffusers, both configured by the source's files.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
-# What a scheduler's class is looked up by; others could be anything.
+# Scheduler classes of diffusers end in this; other names are refused.
 _SCHEDULER = "Scheduler"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to draw. `guidance` 1 is none; `seed` is that of torch's CPU generator, as in diffusers."""
+    """What to draw. `guidance` 1 switches guidance off; `seed` seeds torch's CPU generator, as in diffusers."""
 
     prompt: str
     negative: str = ""
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Painter:
-    """The parts of a pipeline, loaded."""
+    """The loaded components of one model."""
 
     text_encoder: Model
     unet: Model
@@ -52,26 +52,27 @@ class Painter:
     scaling_factor: float
 
     def encode(self, text: str) -> Floats:
-        """Token embeddings of a text: (1, C, 1, 77), as the UNet takes them."""
+        """Token embeddings of a text, (1, C, 1, 77), for the UNet."""
         length = self.text_encoder.inputs[0].shape[1]
         ids = self.tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
         hidden = self.text_encoder.predict({"input_ids": np.asarray([ids], np.float32)})["last_hidden_state"]
         return np.ascontiguousarray(hidden.transpose(0, 2, 1)[:, :, None, :]).astype(np.float32)
 
     def denoise(self, sample: Floats, timestep: float, embeddings: Floats) -> Floats:
-        """The UNet's output for rows of `sample` (N, 4, H, W), as many at once as the package takes."""
+        """The UNet's output for `sample` (N, 4, H, W), computed in batches of the package's batch size."""
         batch = self.unet.inputs[0].shape[0]
         rows = []
         for start in range(0, len(sample), batch):
-            piece = sample[start : start + batch]
-            filled = np.resize(piece, (batch, *piece.shape[1:])).astype(np.float16)
+            part = sample[start : start + batch]
+            # np.resize repeats rows to fill the last batch; their outputs are dropped
+            latents = np.resize(part, (batch, *part.shape[1:])).astype(np.float16)
             context = np.resize(embeddings[start : start + batch], (batch, *embeddings.shape[1:])).astype(np.float16)
-            given = {
-                "sample": filled,
+            inputs = {
+                "sample": latents,
                 "timestep": np.full((batch,), timestep, np.float16),
                 "encoder_hidden_states": context,
             }
-            rows.append(self.unet.predict(given)["noise_pred"][: len(piece)])
+            rows.append(self.unet.predict(inputs)["noise_pred"][: len(part)])
         return np.concatenate(rows).astype(np.float32)
 
     def decode(self, latent: Floats) -> Pixels:
@@ -81,10 +82,10 @@ class Painter:
         return np.asarray((image.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
 
     def scheduler(self, steps: int) -> Any:
-        """A new scheduler of the source's kind, set to that many steps."""
-        made = scheduler_class(self.scheduler_class).from_config(dict(self.scheduler_config))
-        made.set_timesteps(steps)
-        return made
+        """A new scheduler with the source's configuration, set to `steps` steps."""
+        scheduler = scheduler_class(self.scheduler_class).from_config(dict(self.scheduler_config))
+        scheduler.set_timesteps(steps)
+        return scheduler
 
 
 def draw(painter: Painter, request: Request) -> Pixels:
@@ -99,18 +100,18 @@ def draw(painter: Painter, request: Request) -> Pixels:
     texts = [request.negative, request.prompt] if guided else [request.prompt]
     embeddings = np.concatenate([painter.encode(text) for text in texts])
     for timestep in scheduler.timesteps:
-        given = scheduler.scale_model_input(latent, timestep).numpy()
-        predicted = painter.denoise(np.repeat(given, len(texts), axis=0), float(timestep), embeddings)
+        sample = scheduler.scale_model_input(latent, timestep).numpy()
+        predicted = painter.denoise(np.repeat(sample, len(texts), axis=0), float(timestep), embeddings)
         noise = predicted[0] + request.guidance * (predicted[1] - predicted[0]) if guided else predicted[0]
         latent = scheduler.step(torch.from_numpy(noise[None]), timestep, latent).prev_sample
     return painter.decode(latent.numpy())
 
 
 def load(packages: Path, tokenizer: Path, facts: Mapping[str, Any], *, device: str = "cpu") -> Painter:
-    """The packages of a folder (`…_text_encoder`, `…_unet`, `…_vae_decoder`), ready to draw.
+    """Load the packages of a folder (`…_text_encoder`, `…_unet`, `…_vae_decoder`).
 
-    `tokenizer` holds vocab.json and merges.txt; `facts` are the manifest's
-    `scheduler_config`, `scheduler` and `scaling_factor`. Raises BadInput where a part is missing.
+    `tokenizer` is a folder with vocab.json and merges.txt; `facts` are the manifest's
+    `scheduler_config`, `scheduler` and `scaling_factor`. Raises BadInput if a package is missing.
     """
     from hubpub import runtime
 
@@ -127,16 +128,16 @@ def load(packages: Path, tokenizer: Path, facts: Mapping[str, Any], *, device: s
 
 
 def find(packages: Path, part: str) -> Path:
-    """The package of a component in a folder, by the ending of its name."""
-    found = sorted(packages.glob(f"*_{part}.mlpackage"))
-    if len(found) != 1:
-        what = "no" if not found else "more than one"
-        raise BadInput(f"{packages} holds {what} *_{part}.mlpackage.", hint="Name a folder of one variant's packages.")
-    return found[0]
+    """The package of component `part` in a folder: the one named `*_{part}.mlpackage`."""
+    matches = sorted(packages.glob(f"*_{part}.mlpackage"))
+    if len(matches) != 1:
+        count = "no" if not matches else "more than one"
+        raise BadInput(f"{packages} holds {count} *_{part}.mlpackage.", hint="Name a folder of one variant's packages.")
+    return matches[0]
 
 
 def read_tokenizer(folder: Path, *, length: int) -> Any:
-    """CLIP's tokenizer from vocab.json and merges.txt alone, which is all that a release holds."""
+    """CLIP's tokenizer from vocab.json and merges.txt; a release holds no other tokenizer files."""
     try:
         from transformers import CLIPTokenizer
     except ImportError as error:
@@ -156,15 +157,15 @@ def read_tokenizer(folder: Path, *, length: int) -> Any:
 
 
 def scheduler_class(name: str) -> Any:
-    """A scheduler of diffusers by its name (`PNDM`, `DDIM`, …); a name that is none is refused."""
+    """The scheduler class of diffusers by its name (`PNDM`, `DDIM`, …). Raises ConfigError for an unknown name."""
     try:
         diffusers = importlib.import_module("diffusers")
     except ImportError as error:
         raise _missing("diffusers") from error
-    found = getattr(diffusers, f"{name.removesuffix(_SCHEDULER)}{_SCHEDULER}", None)
-    if not name.isidentifier() or found is None or not hasattr(found, "set_timesteps"):
+    scheduler = getattr(diffusers, f"{name.removesuffix(_SCHEDULER)}{_SCHEDULER}", None)
+    if not name.isidentifier() or scheduler is None or not hasattr(scheduler, "set_timesteps"):
         raise ConfigError(f"diffusers has no scheduler {name!r}.", hint="Choose one with --scheduler, such as DDIM.")
-    return found
+    return scheduler
 
 
 def sheet(pictures: Mapping[str, Pixels]) -> Any:
@@ -190,7 +191,7 @@ def picture_psnr(reference: Pixels, measured: Pixels) -> float:
 
 
 def draw_with_diffusers(folder: Path, request: Request) -> Pixels:
-    """The same picture by diffusers' own pipeline, in fp32 on the CPU."""
+    """The picture of the source, drawn by diffusers' pipeline in fp32 on the CPU."""
     import torch
     from diffusers import StableDiffusionPipeline
 

@@ -1,15 +1,15 @@
-"""Inputs with which a Stable Diffusion component is tried: like those of a real picture, and always the same.
+"""Realistic, reproducible inputs for Stable Diffusion components.
 
-What an app feeds a component, by the input's name:
+By the input's name:
 
     input_ids               a real prompt's CLIP tokens: begin, words, end, padded with end
-    sample                  latents of unit variance: what a variance-preserving scheduler hands over at any timestep
+    sample                  latents of unit variance, as from a variance-preserving scheduler at any timestep
     timestep                the rows of a batch spread over the scheduler's timesteps, so that one
-                            run sees noise that is nearly pure and noise that is nearly gone
+                            run covers almost pure noise and almost no noise
     encoder_hidden_states   unit variance, as the text encoder's last layer norm leaves it
     text_embeds             unit variance
     time_ids                the picture's size, no crop, the same target size (refiner: aesthetic scores 2.5 and 6)
-    z                       latents of unit variance divided by the VAE's scaling factor, as the decoder is given them
+    z                       latents of unit variance divided by the VAE's scaling factor, as the decoder expects them
     x                       a picture in -1 … 1: soft shapes with a little grain
     controlnet_cond         a picture in 0 … 1, black and white lines
     additional_residual_*   small numbers around 0
@@ -31,7 +31,7 @@ from hubpub.runtime.features import Feature
 Array = npt.NDArray[Any]
 
 SEED = 93
-# "a photo of an astronaut riding a horse on mars" in CLIP's vocabulary, which all Stable Diffusion models share.
+# "a photo of an astronaut riding a horse on mars" in CLIP's vocabulary, which all Stable Diffusion models use.
 _WORDS = (320, 1125, 539, 550, 18376, 6765, 320, 4558, 525, 7496)
 _VOCABULARY = 49408
 
@@ -40,31 +40,29 @@ def realistic(features: Iterable[Feature], *, params: Mapping[str, Any]) -> dict
     """An array for every input, by name.
 
     params: `vocabulary` (size of the token embedding, default CLIP's), `timesteps` (of the
-    scheduler, default 1000), `scaling_factor` (of the VAE, default 0.18215). Raises BadInput
-    for an input that is not one of a Stable Diffusion component.
+    scheduler, default 1000), `scaling_factor` (of the VAE, default 0.18215), `size` (height and
+    width for time_ids, default 1024 × 1024). Raises BadInput for an unknown input name.
     """
-    made = {}
+    arrays = {}
     for number, item in enumerate(features):
         generator = np.random.default_rng([SEED, number])
-        made[item.name] = _maker(item.name)(item, generator, params).astype(item.dtype)
-    return made
+        arrays[item.name] = _generator(item.name)(item, generator, params).astype(item.dtype)
+    return arrays
 
 
-def _maker(name: str) -> Callable[[Feature, np.random.Generator, Mapping[str, Any]], Array]:
+def _generator(name: str) -> Callable[[Feature, np.random.Generator, Mapping[str, Any]], Array]:
     if name.startswith("additional_residual_"):
         return _small
-    if name not in _MAKERS:
-        raise BadInput(
-            f"{name} is not an input of a Stable Diffusion component, so there is nothing realistic to feed it."
-        )
-    return _MAKERS[name]
+    if name not in _GENERATORS:
+        raise BadInput(f"{name} is not an input of a Stable Diffusion component: hubpub has no sample values for it.")
+    return _GENERATORS[name]
 
 
 def _tokens(item: Feature, generator: np.random.Generator, params: Mapping[str, Any]) -> Array:
     size = int(params.get("vocabulary", _VOCABULARY))
     length = item.shape[-1]
     words: Iterable[int] = _WORDS
-    if size < _VOCABULARY:  # a toy's vocabulary: as many words, spread over it
+    if size < _VOCABULARY:  # a small vocabulary: the same number of words, spread over it
         words = (1 + (size - 3) * place // len(_WORDS) for place in range(len(_WORDS)))
     ids = [size - 2, *words][: length - 1]
     return np.broadcast_to(np.array([*ids, *[size - 1] * (length - len(ids))]), item.shape)
@@ -130,7 +128,7 @@ def _zeros(item: Feature, generator: np.random.Generator, params: Mapping[str, A
     return np.zeros(item.shape)
 
 
-_MAKERS: Mapping[str, Callable[[Feature, np.random.Generator, Mapping[str, Any]], Array]] = {
+_GENERATORS: Mapping[str, Callable[[Feature, np.random.Generator, Mapping[str, Any]], Array]] = {
     "input_ids": _tokens,
     "sample": _normal,
     "timestep": _timesteps,

@@ -201,7 +201,7 @@ def _run(
     )
     killer = _Killer(process, moment, spare_workers=spare_workers)
     if hub is not None:
-        watching = Fault(kind="watch", times=None, heard=killer.heard)
+        watching = Fault(kind="watch", times=None, on_piece=killer.heard)
         slow = replace(watching, path=job.slow, rate=job.rate)
         for fault in (*([trouble] if trouble else []), slow, watching):
             hub.faults.add(fault)

@@ -400,7 +400,7 @@ def test_faults(tmp_path: Path) -> None:
         assert len(ask(hub, "GET", file).body) == 6000
         assert time.monotonic() - began >= 0.3
         heard: list[tuple[int, bool]] = []
-        faults.add(Fault(kind="watch", heard=lambda size, ends: heard.append((size, ends))))
+        faults.add(Fault(kind="watch", on_piece=lambda size, is_last: heard.append((size, is_last))))
         assert ask(hub, "GET", file).status == 200
         assert sum(size for size, _ in heard) == 6000
         assert [ends for _, ends in heard].count(True) == 1

@@ -253,14 +253,14 @@ def test_wrong_shapes_and_failing_operations_are_named(tmp_path: Path) -> None:
         load(package).predict({"x": np.zeros(2)})
     operations = [mil.operation("reshape", {"y": kind}, {"x": "x", "shape": ints(5)})]
     package = program(tmp_path / "b", operations, inputs={"x": (2,)}, output=("y", (3,)))
-    with pytest.raises(ModelError, match="operation reshape that makes 'y' failed"):
+    with pytest.raises(ModelError, match="operation reshape that computes 'y' failed"):
         load(package).predict({"x": np.zeros(2)})
 
 
 def test_programs_that_contradict_themselves(tmp_path: Path) -> None:
     kind = tensor_type(F32, (2,))
     nothing = mil.operation("relu", {"y": kind}, {"x": "ghost"})
-    with pytest.raises(BadPackage, match="'ghost' that nothing provides"):
+    with pytest.raises(BadPackage, match="'ghost' that no operation computes"):
         load(program(tmp_path / "a", [nothing], inputs={"x": (2,)}, output=("y", (2,))))
     short = mil.const("w", mil.blob_value(F32, (4,), 64))
     with pytest.raises(BadPackage, match="16 bytes of FLOAT32 points to a blob of 8 bytes of FLOAT16"):
@@ -338,30 +338,32 @@ def attention(folder: Path, form: str, dtype: int) -> Path:
 
 @pytest.mark.parametrize("form", ["original", "text", "split_einsum"])
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-@pytest.mark.parametrize("piece", [1, 16, 64, 1 << 20])
-def test_attention_in_pieces_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, precision: str, piece: int
+@pytest.mark.parametrize("tile", [1, 16, 64, 1 << 20])
+def test_tiled_attention_equals_untiled_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, precision: str, tile: int
 ) -> None:
     package = attention(tmp_path, form, F16)
     whole = load(package, precision=precision)
-    assert not any(step.plan for step in whole._program.block.steps)  # too small to bother
-    monkeypatch.setattr(attention_tiles, "SMALLEST", 1)
-    monkeypatch.setattr(attention_tiles, "PIECE", piece)
-    cut = load(package, precision=precision)
-    kinds = {step.type for step in cut._program.block.steps}
+    assert not any(step.plan for step in whole._program.block.steps)  # below MIN_ELEMENTS
+    monkeypatch.setattr(attention_tiles, "MIN_ELEMENTS", 1)
+    monkeypatch.setattr(attention_tiles, "TILE_ELEMENTS", tile)
+    tiled = load(package, precision=precision)
+    kinds = {step.type for step in tiled._program.block.steps}
     product = "einsum" if form == "split_einsum" else "matmul"
     assert f"{product}+mul+add+softmax+{product}" in kinds
     generator = np.random.default_rng(0)
     x = {item.name: generator.standard_normal(item.shape).astype(np.float16) for item in whole.inputs}
     expected = whole.predict(x)["y"]
-    np.testing.assert_allclose(cut.predict(x)["y"], expected, rtol=2e-3, atol=1e-3 if precision == "fp16" else 1e-6)
+    np.testing.assert_allclose(tiled.predict(x)["y"], expected, rtol=2e-3, atol=1e-3 if precision == "fp16" else 1e-6)
     seen: list[str] = []
-    np.testing.assert_array_equal(cut.predict(x, watch=lambda name, value: seen.append(name))["y"], expected)
-    assert seen[-5:] == ["s", "t", "u", "w", "y"]  # whoever watches sees every value
+    np.testing.assert_array_equal(tiled.predict(x, watch=lambda name, value: seen.append(name))["y"], expected)
+    assert seen[-5:] == ["s", "t", "u", "w", "y"]  # `watch` is called with every intermediate value
 
 
-def test_attention_whose_scores_are_used_elsewhere_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_tiles, "SMALLEST", 1)
+def test_attention_is_not_tiled_if_its_scores_are_used_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_tiles, "MIN_ELEMENTS", 1)
     kind, out = tensor_type(F32, (1, 1, 5, 5)), tensor_type(F32, (1, 1, 5, 5))
     operations = [
         mil.operation("relu", {"a": kind}, {"x": "x"}),

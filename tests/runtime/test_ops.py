@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs torch")
 
 from hubpub.palettize.palette import pack, palettize  # noqa: E402
 from hubpub.runtime.ops import OPS, constexpr  # noqa: E402
-from hubpub.runtime.ops.resizing import SAMPLING_MODES, grid  # noqa: E402
+from hubpub.runtime.ops.resizing import grid  # noqa: E402
 from hubpub.runtime.ops.table import Packed  # noqa: E402
 
 HALVES = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
@@ -183,7 +183,6 @@ def test_blocks_of_scales() -> None:
     ],
 )
 def test_grid_points(mode: str, five: list[float], six: list[float]) -> None:
-    assert mode in SAMPLING_MODES
     for points in (five, six):
         np.testing.assert_allclose(grid(2, len(points), mode).clamp(0, 1), points, atol=1e-12)
 

@@ -1,1 +1,1 @@
-"""The endpoints of the embedded Hub, a file for each part of the protocol."""
+"""The endpoints of the embedded Hub: one module per part of the protocol."""

@@ -1,6 +1,6 @@
 """The xet store over HTTP (content-addressed storage), as hf-xet 1.8 uses it: version 1 of the protocol.
 
-Where newer routes exist (upload grants, /v2/shards, /v2/reconstructions), hf-xet takes a 404 as "use version 1".
+For newer routes (upload grants, /v2/shards, /v2/reconstructions), a 404 makes hf-xet use version 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_token(call: Call) -> Response:
 
 
 def grant(call: Call) -> Response:
-    """A xorb that is here need not be sent again; for others the client is sent to `xorb_upload`."""
+    """Success if the xorb exists already; else 404, and the client uploads it with `xorb_upload`."""
     _admit(call, writes=True)
     if call.hub.storage.objects.xet.has_xorb(_hash(call)):
         return JSONResponse({})
@@ -51,7 +51,7 @@ def shard_upload(call: Call) -> Response:
 
 
 def chunk(call: Call) -> Response:
-    """Does anybody have this chunk? The answer is a shard that says in which xorb."""
+    """A shard that names the xorb with this chunk; 404 if no xorb has it."""
     _admit(call, writes=False)
     shard = call.hub.storage.objects.xet.shard_with(_hash(call), now=int(time.time()))
     if shard is None:
@@ -60,7 +60,7 @@ def chunk(call: Call) -> Response:
 
 
 def reconstruction(call: Call) -> Response:
-    """How to put a file (or a range of it) together, with signed links to the pieces."""
+    """The parts of a file (or of a byte range), with signed links to their xorbs."""
     _admit(call, writes=False)
     start, end = _byte_range(call)
     offset, terms, fetches = call.hub.storage.objects.xet.reconstruction(_hash(call), start, end)
@@ -88,7 +88,7 @@ def reconstruction(call: Call) -> Response:
 
 
 def xorb_data(call: Call) -> Response:
-    """Bytes of a xorb, by Range; the link is signed."""
+    """Bytes of a xorb, by Range, through a signed link."""
     name = _hash(call)
     _same_store(call)
     call.signed("xorb", name)
@@ -115,7 +115,7 @@ def _admit(call: Call, *, writes: bool) -> None:
 
 def _same_store(call: Call) -> None:
     if call.params["store"] != call.hub.storage.id:
-        raise Refused(404, "This is another data folder's xet store")
+        raise Refused(404, "This address belongs to another data folder's xet store")
 
 
 def _hash(call: Call) -> str:
@@ -131,7 +131,7 @@ def _byte_range(call: Call) -> tuple[int, int | None]:
         return 0, None
     match = _RANGE.fullmatch(header)
     if match is None:
-        raise Refused(416, f"Not a range that this store understands: {header}")
+        raise Refused(416, f"Not a byte range: {header}")
     return int(match[1]), int(match[2]) + 1 if match[2] else None
 
 

@@ -1,4 +1,4 @@
-"""Endpoints that show and hand out files: tree, paths-info, resolve, and the address that large files come from."""
+"""Endpoints that list and serve files: tree, paths-info, resolve, and the address of large files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hubpub.localhub.storage.rebuild import rebuilt
 from hubpub.localhub.storage.repository import Repository
 from hubpub.localhub.views import FileAnswer, file_row, next_link, page
 
-# A page that somebody has put into a repo is shown, but gets no rights of the Hub's address.
+# An HTML file of a repo is shown in a sandbox, without the rights of the Hub's origin.
 _INERT = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
 
 
 def tree(call: Call) -> Response:
-    """Folders and files below a path, page by page; `cursor` is the number of rows already shown."""
+    """Folders and files below a path, in pages; `cursor` is the number of rows on earlier pages."""
     repo = call.readable()
     commit = repo.find(call.params["rev"])
     below = call.params.get("path", "").strip("/")
@@ -32,7 +32,7 @@ def tree(call: Call) -> Response:
     size = min(int(limit), most) if limit.isdigit() and int(limit) > 0 else most
     cursor = call.query.get("cursor", "0")
     if not cursor.isdigit():
-        raise bad_request('"cursor" is not one of this Hub')
+        raise bad_request('"cursor" must be a number')
     shown, more = page(rows, int(cursor), size)
     if expand:
         shown = _with_commits(repo, commit, shown)
@@ -40,7 +40,7 @@ def tree(call: Call) -> Response:
 
 
 def paths_info(call: Call) -> Response:
-    """The rows of some paths; the client sends a form."""
+    """The rows of the requested paths (the client sends a form)."""
     repo = call.readable()
     commit = repo.find(call.params["rev"])
     is_json = "json" in call.request.headers.get("content-type", "")
@@ -58,7 +58,7 @@ def paths_info(call: Call) -> Response:
 
 
 def resolve(call: Call) -> Response:
-    """A file's bytes; large ones by way of another address, as on the Hub."""
+    """A file's bytes; for a large file a redirect to another host, as on the Hub."""
     repo = call.downloadable()
     commit = repo.find(call.params["rev"])
     path = call.params["path"]
@@ -84,7 +84,7 @@ def resolve(call: Call) -> Response:
 
 
 def large_file(call: Call) -> Response:
-    """What `resolve` sends large downloads to. The link is signed, so no token travels here."""
+    """A large file's bytes: the target of `resolve`'s redirect, a signed link that needs no token."""
     sha256, size = call.params["sha256"], call.query.get("size", "")
     call.signed("cdn", sha256, size)
     path = rebuilt(call.hub, git.lfs_entry(sha256, int(size)))
@@ -93,8 +93,8 @@ def large_file(call: Call) -> Response:
 
 
 def _cdn_url(call: Call, entry: Entry) -> str:
-    # The client keeps a Location on another host and drops its token there; a Location on the same host it would
-    # follow at once. So the same server is called by its other name.
+    # The client follows a Location on the same host at once, but handles one on another host as on the Hub (and
+    # does not send its token there). So the link uses the server's other name.
     host = call.request.url.hostname
     port = call.request.url.port
     other = "127.0.0.1" if host == "localhost" else "localhost"

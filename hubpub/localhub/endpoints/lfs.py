@@ -1,6 +1,6 @@
-"""Endpoints for large files without xet: git-LFS uploads, in one piece or in parts.
+"""Endpoints for large files without xet: git-LFS uploads, whole or in parts.
 
-Facts: the git-LFS batch API, and the multipart transfer that huggingface_hub's lfs.py speaks.
+Source: the git-LFS batch API, and the multipart transfer of huggingface_hub's lfs.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def batch(call: Call) -> Response:
-    """Where to send large files; without `actions` where the content is here already."""
+    """Upload addresses for large files; a row without `actions` means that the content exists already."""
     repo = call.writable()
     body = call.json()
     objects = body.get("objects")
@@ -32,7 +32,7 @@ def batch(call: Call) -> Response:
         or not isinstance(objects, list)
         or body.get("hash_algo", "sha256") != "sha256"
     ):
-        raise bad_request("This Hub takes uploads named by sha256; files are downloaded from their /resolve/ address")
+        raise bad_request("This endpoint accepts uploads with sha256 only; download files from their /resolve/ address")
     multipart = "multipart" in body.get("transfers", [])
     rows = [_upload_actions(call, repo, row, multipart=multipart) for row in objects]
     transfer = "multipart" if any("chunk_size" in _header(row) for row in rows) else "basic"
@@ -40,7 +40,7 @@ def batch(call: Call) -> Response:
 
 
 def put(call: Call) -> Response:
-    """A large file in one piece; the link is signed."""
+    """Receive a large file in one request, through a signed link."""
     oid, size = _announced(call, "put")
     upload = call.upload
     assert upload is not None
@@ -49,7 +49,7 @@ def put(call: Call) -> Response:
 
 
 def put_part(call: Call) -> Response:
-    """One part of a large file."""
+    """Receive one part of a large file."""
     _, size = _announced(call, "part", call.params["id"], call.params["number"])
     number, part = int(call.params["number"]), call.hub.limits.part
     expected = min(part, size - (number - 1) * part)
@@ -62,7 +62,7 @@ def put_part(call: Call) -> Response:
 
 
 def complete(call: Call) -> Response:
-    """Put the parts together; they must be the ones that were sent."""
+    """Join the parts of an upload; refuses if their digests differ from the received parts."""
     oid, size = _announced(call, "complete", call.params["id"])
     parts = call.json().get("parts")
     count = -(-size // call.hub.limits.part)
@@ -70,10 +70,10 @@ def complete(call: Call) -> Response:
         raise bad_request(f"The upload has {count} parts")
     paths = [_part(call, number) for number in range(1, count + 1)]
     if call.hub.storage.objects.size(oid) == size:
-        return _completed(paths[0].parent)  # the client asks again where an answer was lost
+        return _completed(paths[0].parent)  # the client repeats this request if the response was lost
     for path, row in zip(paths, parts, strict=True):
         if not path.is_file() or _digest(path) != str(row.get("etag")).strip('"'):
-            raise bad_request(f"Part {row['partNumber']} is not the one that was announced")
+            raise bad_request(f"Part {row['partNumber']} differs from the part that was uploaded")
     call.hub.storage.objects.join(paths, sha256=oid, size=size)
     return _completed(paths[0].parent)
 
@@ -82,7 +82,7 @@ def verify(call: Call) -> Response:
     call.writable()
     oid, size = _named(call.json())
     if call.hub.storage.objects.size(oid) != size:
-        raise Refused(404, f"Object {oid} with {size} bytes is not here")
+        raise Refused(404, f"There is no object {oid} with {size} bytes")
     return JSONResponse({})
 
 
@@ -99,7 +99,7 @@ def _upload_actions(call: Call, repo: Repository, row: Any, *, multipart: bool) 
         upload: dict[str, Any] = {"href": _link(call, "put", oid, size)}
     else:
         count = -(-size // call.hub.limits.part)
-        upload_id = secrets.token_hex(16)  # a file that is uploaded twice at once is two uploads
+        upload_id = secrets.token_hex(16)  # two uploads of the same file at the same time stay apart
         parts = {str(number): _link(call, "part", oid, size, upload_id, number) for number in range(1, count + 1)}
         upload = {
             "href": _link(call, "complete", oid, size, upload_id),
@@ -119,7 +119,7 @@ def _link(call: Call, kind: str, oid: str, size: int, *more: object) -> str:
 
 
 def _announced(call: Call, kind: str, *more: object) -> tuple[str, int]:
-    """The digest and size that the signed link was made for."""
+    """The digest and size in the signed link."""
     oid, size = call.params["oid"], call.query.get("size", "")
     call.signed(kind, oid, size, *more)
     return oid, int(size)
@@ -128,7 +128,7 @@ def _announced(call: Call, kind: str, *more: object) -> tuple[str, int]:
 def _named(row: Any) -> tuple[str, int]:
     oid, size = (row.get("oid"), row.get("size")) if isinstance(row, dict) else (None, None)
     if not isinstance(oid, str) or not _SHA256.fullmatch(oid) or not isinstance(size, int) or size < 0:
-        raise bad_request("A large file is named by its sha256 and its size")
+        raise bad_request("A large file needs its sha256 and its size")
     return oid, size
 
 

@@ -18,8 +18,8 @@ _PER_PAGE = 50
 
 def listing(call: Call) -> Response:
     repo = call.readable()
-    wanted = {"pull_request": True, "discussion": False}.get(call.query.get("type", ""))
-    rows = [row for row in pulls.listed(repo) if wanted is None or row["isPullRequest"] is wanted]
+    only_pulls = {"pull_request": True, "discussion": False}.get(call.query.get("type", ""))
+    rows = [row for row in pulls.listed(repo) if only_pulls is None or row["isPullRequest"] is only_pulls]
     status = call.query.get("status")
     if status in ("open", "closed"):
         rows = [row for row in rows if (row["status"] in ("open", "draft")) is (status == "open")]
@@ -46,7 +46,7 @@ def create(call: Call) -> Response:
 
 def details(call: Call) -> Response:
     repo = call.readable()
-    row = pulls.found(repo, _num(call))
+    row = pulls.get(repo, _num(call))
     reply = {**_row(repo, row), "events": row["events"]}
     if row["isPullRequest"]:
         reply |= {

@@ -1,4 +1,4 @@
-"""Endpoints about repos as a whole: who am I, create, delete, settings, refs, history, tags, branches, card checks."""
+"""Endpoints for whole repos: whoami, create, delete, settings, refs, history, tags, branches, card checks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def create(call: Call) -> Response:
         if refusal.status != 409:
             raise
         url = call.web_url(call.hub.storage.repo(f"{namespace}/{name}", repo_type=repo_type))
-        # the client reads the address of the repo out of this refusal
+        # the client reads the repo's address from this error
         return JSONResponse(
             {"error": refusal.message, "url": url}, status_code=409, headers={"X-Error-Message": refusal.message}
         )
@@ -125,7 +125,7 @@ def listing(call: Call) -> Response:
 
 
 def describe(repo: Repository, commit: Commit, *, blobs: bool) -> dict[str, Any]:
-    """The repo at a commit, as the Hub's `/api/models/…` tells it."""
+    """The repo at a commit, in the form of the Hub's `/api/models/…`."""
     tree = repo.tree(commit)
     card = card_data(repo, tree)
     settings = repo.settings
@@ -212,7 +212,7 @@ def squash(call: Call) -> Response:
 
 
 def telemetry(call: Call) -> Response:
-    """hf-xet reports how fast it was; nobody here wants to know."""
+    """hf-xet's speed reports; ignored."""
     return Response(status_code=204)
 
 

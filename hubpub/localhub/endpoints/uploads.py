@@ -1,4 +1,4 @@
-"""Endpoints that take files in: preupload, and the commit that makes files part of a repo."""
+"""Endpoints that receive files: preupload, and commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def preupload(call: Call) -> Response:
-    """Which files are large, which are ignored, and what the repo holds at their paths now."""
+    """For each file: whether it is large, whether .gitignore excludes it, and the current file at its path."""
     repo = call.writable()
     body = call.json()
     tree = repo.tree(repo.find(call.params["rev"]))
@@ -37,7 +37,7 @@ def preupload(call: Call) -> Response:
 
 
 def commit(call: Call) -> Response:
-    """One commit out of a stream of operations; with create_pr, on a new pull request."""
+    """One commit from a stream of operations; with create_pr, on a new pull request."""
     repo = call.writable()
     revision = call.params["rev"]
     ref = _ref(revision)
@@ -50,17 +50,19 @@ def commit(call: Call) -> Response:
         raise bad_request('"parentCommit" must be a commit id')
     reply: dict[str, Any] = {"success": True}
     if call.flag("create_pr"):
-        pull, made = pulls.start_with_commit(
+        pull, new_commit = pulls.start_with_commit(
             repo, steps, title=title, message=message, author=call.author, parent=parent, base=revision
         )
         reply["pullRequestUrl"] = f"{call.web_url(repo)}/discussions/{pull['num']}"
     else:
-        made = repo.add_commit(ref, steps, title=title, message=message, author=call.author, parent=parent)
-    return JSONResponse({**reply, "commitOid": made.id, "commitUrl": f"{call.web_url(repo)}/commit/{made.id}"})
+        new_commit = repo.add_commit(ref, steps, title=title, message=message, author=call.author, parent=parent)
+    return JSONResponse(
+        {**reply, "commitOid": new_commit.id, "commitUrl": f"{call.web_url(repo)}/commit/{new_commit.id}"}
+    )
 
 
 def duplicate(call: Call) -> Response:
-    """Large files of one repo for use in another. All repos share their contents: it is enough to be here."""
+    """Copy large files from one repo to another. Repos share contents, so this only checks that they exist."""
     repo = call.downloadable()
     body = call.json()
     target = body.get("target")
@@ -78,7 +80,7 @@ def _is_here(repo: Repository, sha256: Any) -> bool:
 
 
 def _ref(revision: str) -> str:
-    """The ref that a commit may be put on: a branch or a pull request."""
+    """The ref of a branch or pull request; refuses other revisions, which cannot get commits."""
     if revision.startswith("refs/pr/") or revision.startswith("refs/heads/"):
         return revision.removeprefix("refs/")
     if revision.startswith("refs/"):
@@ -103,7 +105,7 @@ def _mode(file: Any, tree: Tree, gitattributes: str, gitignore: str) -> dict[str
 
 
 def _operations(call: Call, repo: Repository, path: Path) -> tuple[dict[str, Any], list[Change]]:
-    """The header and the operations of a commit, one JSON object a line; small files are stored on the way."""
+    """The header and the operations of a commit (one JSON object per line); stores small files."""
     lines = _lines(path, call.hub.limits.small_file * 2)
     key, header = next(lines, ("", {}))
     if key != "header":
@@ -139,7 +141,7 @@ def _change(call: Call, repo: Repository, key: str, value: dict[str, Any]) -> Ch
         case "deletedFolder":
             return Delete(path=check_path(str(value.get("path")).rstrip("/")), folder=True)
         case _:
-            raise bad_request(f"This Hub does not know the operation {key}")
+            raise bad_request(f"Unknown operation: {key}")
 
 
 def _content(call: Call, value: dict[str, Any]) -> bytes:
@@ -158,10 +160,10 @@ def _content(call: Call, value: dict[str, Any]) -> bytes:
 
 
 def _put_large(repo: Repository, value: dict[str, Any]) -> Put:
-    """A file that must be here already; a copy of another one comes without its size."""
+    """A large file, whose content must exist already; its size is missing if it is a copy."""
     oid, size = value.get("oid"), value.get("size")
     if value.get("algo", "sha256") != "sha256" or not isinstance(oid, str) or not _SHA256.fullmatch(oid):
-        raise bad_request(f"{value.get('path')} is not named by a sha256")
+        raise bad_request(f"{value.get('path')} has no sha256")
     actual = repo.objects.size(oid)
     if actual is None or size not in (None, actual):
         raise bad_request(f"{value.get('path')}: large file {oid} was not uploaded")

@@ -1,4 +1,4 @@
-"""Files that are there wholly or not at all: temporary sibling, fsync, rename."""
+"""Atomic file writes: temporary sibling, fsync, rename."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _THREADS = 16
 
 
 @contextlib.contextmanager
 def temporary(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file in `folder`, open for writing; gone afterwards unless somebody moved it away."""
+    """A new temporary file in `folder`, open for writing; deleted at the end of the block unless it was moved."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
     with path.open("xb") as file:
@@ -31,7 +31,7 @@ def temporary(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def publish(file: BinaryIO, path: Path, dest: Path) -> None:
-    """Give the finished temporary file its name. Content-addressed names may exist: the bytes are the same."""
+    """Rename the finished temporary file to `dest`. If a content-addressed `dest` exists, its bytes are the same."""
     file.flush()
     os.fsync(file.fileno())
     dest.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_json(dest: Path, value: Any) -> None:
 
 
 def write_once(dest: Path, data: bytes, *, mode: int) -> bytes:
-    """Make `dest` unless it is there already; the bytes that won, whoever wrote them."""
+    """Write `dest` unless it exists; returns the bytes that it has then (another process may have written them)."""
     with temporary(dest.parent) as (path, file), contextlib.suppress(FileExistsError):
         path.chmod(mode)
         file.write(data)
@@ -67,8 +67,8 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def in_parallel(function: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
-    """`map` for work that waits for the disk: many small files are synced many times faster side by side."""
+def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`map` in threads, for work that waits for the disk: syncing many small files is many times faster in parallel."""
     with ThreadPoolExecutor(_THREADS) as pool:
         rest = iter(items)
         while batch := list(itertools.islice(rest, 2 * _THREADS)):
@@ -76,7 +76,7 @@ def in_parallel(function: Callable[[Given], Made], items: Iterable[Given]) -> It
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut, where the system can."""
+    """Make a rename in `folder` survive a power failure, on systems that support it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

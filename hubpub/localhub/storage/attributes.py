@@ -1,13 +1,13 @@
-"""Which files the Hub keeps as large files: .gitattributes, size and a look at the first bytes."""
+"""Decides which files the Hub stores as large files: by .gitattributes, size and first bytes."""
 
 from __future__ import annotations
 
 import functools
 import re
 
-LARGE = 10 * 1024 * 1024  # bytes; above it the Hub refuses a file in plain git
+LARGE = 10 * 1024 * 1024  # bytes; the Hub refuses larger files in plain git
 
-# What a new model repo's .gitattributes sends to large-file storage.
+# Patterns in the .gitattributes of a new model repo.
 _LARGE_PATTERNS = """
 *.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack *.npy *.npz *.onnx *.ot
 *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors saved_model/**/* *.tar.* *.tar *.tflite *.tgz *.wasm *.xz
@@ -17,14 +17,14 @@ DEFAULT = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern
 
 
 def is_large(path: str, *, size: int, sample: bytes, attributes: str) -> bool:
-    """Whether `path` goes to large-file storage: by pattern, by size, or because its first bytes are not text."""
+    """Whether `path` belongs in large-file storage: by pattern, by size, or because its first bytes are not text."""
     if size == 0:
         return False
     return tracked(path, attributes) or size > LARGE or not _is_text(sample)
 
 
 def tracked(path: str, attributes: str) -> bool:
-    """Whether .gitattributes sends `path` to LFS; as in git, the last line that matches decides."""
+    """Whether .gitattributes sends `path` to LFS; as in git, the last matching line decides."""
     verdict = False
     for line in attributes.split("\n"):  # and no other separator: paths may hold the rest
         pattern, _, settings = line.strip(" \t\r").partition(" ")
@@ -39,14 +39,14 @@ def tracked(path: str, attributes: str) -> bool:
 
 
 def track(path: str, attributes: str) -> str:
-    """.gitattributes with a line for `path`, as the Hub adds one for a large file that no pattern covers."""
+    """.gitattributes with a line for `path`; the Hub adds one for a large file that no pattern matches."""
     head = attributes if not attributes or attributes.endswith("\n") else attributes + "\n"
     escaped = re.sub(r"([*?\[\]\\])|^([#!\"])", r"\\\1\2", path).replace(" ", "[[:space:]]")
     return f"{head}{escaped} filter=lfs diff=lfs merge=lfs -text\n"
 
 
 def ignored(path: str, gitignore: str) -> bool:
-    """Whether a .gitignore leaves `path` out; as in git, the last line that matches decides."""
+    """Whether a .gitignore excludes `path`; as in git, the last matching line decides."""
     verdict = False
     parts = path.split("/")
     for line in gitignore.split("\n"):
@@ -57,7 +57,7 @@ def ignored(path: str, gitignore: str) -> bool:
         pattern = pattern.removeprefix("!")
         folder_only = pattern.endswith("/")
         pattern = pattern.rstrip("/")
-        # a pattern that matches a folder takes everything below it
+        # a pattern that matches a folder applies to everything below it
         last = len(parts) - 1 if folder_only else len(parts)
         if any(matches(pattern, "/".join(parts[:depth])) for depth in range(1, last + 1)):
             verdict = not negated
@@ -65,7 +65,7 @@ def ignored(path: str, gitignore: str) -> bool:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """git's pattern language: without a slash it is about the name, with one about the whole path."""
+    """git's pattern language: a pattern without a slash matches the name, one with a slash the whole path."""
     if "/" not in pattern:
         path = path.rpartition("/")[2]
     return _expression(pattern.removeprefix("/")).fullmatch(path) is not None

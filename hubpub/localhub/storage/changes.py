@@ -1,4 +1,4 @@
-"""What a commit does to a tree. Pure: a tree and operations in, a tree out."""
+"""Applies the operations of a commit to a tree. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Put:
 
 @dataclass(frozen=True, kw_only=True)
 class Delete:
-    """`folder`: everything below the path."""
+    """`folder`: delete everything below the path."""
 
     path: str
     folder: bool
@@ -30,7 +30,7 @@ Change = Put | Delete
 
 
 def check_path(path: object) -> str:
-    """A path in a repo: relative, normal, and nothing that could leave the folder it is downloaded into."""
+    """The path, if it is relative, normalized and stays inside the folder that a repo is downloaded into."""
     if not isinstance(path, str) or not path:
         raise bad_request("A path in the repo is missing")
     parts = path.split("/")
@@ -39,7 +39,7 @@ def check_path(path: object) -> str:
     if any(part in ("", ".", "..") or part.lower() == ".git" for part in parts) or "\\" in path:
         raise bad_request(f"Not a path in a repo: {path}")
     if any(ord(character) < 32 or ord(character) == 127 for character in path):
-        raise bad_request("A path in the repo holds control characters")
+        raise bad_request("A path in the repo contains control characters")
     return path
 
 
@@ -64,12 +64,12 @@ def apply(tree: Tree, changes: Iterable[Change]) -> dict[str, Entry]:
 
 
 def untracked(tree: Tree, gitattributes: str) -> list[str]:
-    """Large files of the tree that .gitattributes does not name; the Hub then writes a line for each."""
+    """Large files of the tree that no line of .gitattributes matches; the Hub adds a line for each."""
     return sorted(path for path, entry in tree.items() if entry.sha256 and not attributes.tracked(path, gitattributes))
 
 
 def merge(base: Tree, ours: Tree, theirs: Tree) -> tuple[dict[str, Entry], list[str]]:
-    """Their changes since `base` on top of ours, and the paths that both changed differently."""
+    """A three-way merge: the merged tree, and the paths that `ours` and `theirs` changed differently since `base`."""
     merged, conflicts = dict(ours), []
     for path in sorted(base.keys() | theirs.keys()):
         new = theirs.get(path)

@@ -1,4 +1,4 @@
-"""The names that git gives to files, trees and commits: the embedded Hub uses them, so that clients can check them.
+"""git's ids of files, trees and commits, which clients of the Hub can verify.
 
 Formats: gitformat-tree and gitformat-commit of git's documentation; the pointer text: git-lfs specification, v1.
 """
@@ -13,7 +13,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One file of a tree. `oid` is git's blob id; where `sha256` is set, the blob is an LFS pointer to that object."""
+    """One file of a tree. `oid` is git's blob id; if `sha256` is set, the blob is an LFS pointer to that object."""
 
     oid: str
     size: int
@@ -21,7 +21,7 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """What the Hub calls the file's oid (and its ETag): sha256 of a large file, the blob id of a small one."""
+        """The file's oid and ETag on the Hub: sha256 of a large file, the blob id of a small one."""
         return self.sha256 or self.oid
 
 
@@ -42,7 +42,7 @@ class Commit:
 
 
 def stamp(moment: datetime) -> str:
-    """A moment (UTC) as the Hub writes it: milliseconds, Z."""
+    """A time (UTC) in the Hub's format: ISO 8601 with milliseconds and Z."""
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
@@ -59,7 +59,7 @@ def lfs_entry(sha256: str, size: int) -> Entry:
 
 
 def tree_ids(tree: Tree) -> dict[str, str]:
-    """Folder path → tree id, for every folder there is; the root is ''."""
+    """Folder path → tree id, for every folder; the root is ''."""
     children: dict[str, dict[str, tuple[bytes, str]]] = {"": {}}
     for path, entry in tree.items():
         parent, _, name = path.rpartition("/")
@@ -74,7 +74,7 @@ def tree_ids(tree: Tree) -> dict[str, str]:
 
 
 def commit_id(*, tree: str, parents: Sequence[str], author: str, date: datetime, title: str, message: str) -> str:
-    """git's id of the commit object with these contents."""
+    """git's id of the commit object with these fields."""
     stamp = f"{author} <{author}@localhost> {int(date.timestamp())} +0000"
     lines = [
         f"tree {tree}",
@@ -90,7 +90,7 @@ def commit_id(*, tree: str, parents: Sequence[str], author: str, date: datetime,
 
 
 def _folder(children: dict[str, dict[str, tuple[bytes, str]]], path: str) -> dict[str, tuple[bytes, str]]:
-    """The folder's children; its parents come into being with it."""
+    """The folder's children; creates the folder and its parents."""
     if path not in children:
         children[path] = {}
         if path:

@@ -1,4 +1,4 @@
-"""File contents, named by what they are: large files by sha256, small ones by git blob id."""
+"""Content-addressed file contents: large files by sha256, small ones by git blob id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Bytes on disk, by how they came; `rebuilt` are plain copies of xet files, made for downloads without xet."""
+    """Bytes on disk, by upload protocol; `rebuilt`: plain copies of xet files for downloads without xet."""
 
     git: int
     lfs: int
@@ -47,7 +47,7 @@ class Objects:
         return self.root / "git" / oid[:2] / oid
 
     def size(self, sha256: str) -> int | None:
-        """The size of a large file that is here, whichever way it came; None where it is not."""
+        """The size of a large file, uploaded by LFS or xet; None if it does not exist."""
         path = self.lfs_path(sha256)
         if path.is_file():
             return path.stat().st_size
@@ -55,7 +55,7 @@ class Objects:
         return name.size if name else None
 
     def plain_path(self, entry: Entry) -> Path | None:
-        """The file with the entry's bytes; None for one that so far exists in xet chunks only."""
+        """The file with the entry's bytes; None if they exist only as xet chunks."""
         if entry.sha256 is None:
             return self.blob_path(entry.oid)
         return next(
@@ -63,7 +63,7 @@ class Objects:
         )
 
     def add_blob(self, data: bytes) -> Entry:
-        """Keep a small file."""
+        """Store a small file."""
         oid = git.blob_id(data)
         path = self.blob_path(oid)
         if not path.is_file():
@@ -73,14 +73,14 @@ class Objects:
         return Entry(oid=oid, size=len(data))
 
     def add_lfs(self, path: Path, file: BinaryIO, *, sha256: str, expected: str, size: int) -> None:
-        """Keep an uploaded large file, if it is what was announced; `path` and `file` are its temporary file."""
+        """Store an uploaded large file (the temporary file `path`, `file`) if it has the announced digest and size."""
         actual = file.tell()
         if sha256 != expected or actual != size:
             raise bad_request(f"The upload is not {expected} ({size} bytes): got {sha256} ({actual} bytes)")
         atomic.publish(file, path, self.lfs_path(expected))
 
     def copy_in(self, source: Path) -> Entry:
-        """Keep a copy of a file of this machine as a large file."""
+        """Store a copy of a local file as a large file."""
         digest = hashlib.sha256()
         with source.open("rb") as stream, atomic.temporary(self.scratch) as (path, file):
             while block := stream.read(_BLOCK):
@@ -91,7 +91,7 @@ class Objects:
         return git.lfs_entry(digest.hexdigest(), size)
 
     def join(self, parts: Iterable[Path], *, sha256: str, size: int) -> None:
-        """Keep the large file whose parts these are."""
+        """Store a large file that is the concatenation of `parts`."""
         digest = hashlib.sha256()
         with atomic.temporary(self.scratch) as (path, file):
             for part in parts:
@@ -102,9 +102,9 @@ class Objects:
             self.add_lfs(path, file, sha256=digest.hexdigest(), expected=sha256, size=size)
 
     def sweep(self, *, older_than: float) -> None:
-        """Remove what broken uploads left behind longer than that many seconds ago."""
+        """Remove leftovers of interrupted uploads that are older than that many seconds."""
         for path in (*_children(self.scratch), *_children(self.root / "parts")):
-            with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+            with contextlib.suppress(FileNotFoundError):  # another process may sweep at the same time
                 if time.time() - path.stat().st_mtime < older_than:
                     continue
                 if path.is_dir():

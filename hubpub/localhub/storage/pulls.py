@@ -24,7 +24,7 @@ def listed(repo: Repository) -> list[Discussion]:
     return sorted(rows, key=lambda row: -int(row["num"]))
 
 
-def found(repo: Repository, num: int) -> Discussion:
+def get(repo: Repository, num: int) -> Discussion:
     for row in listed(repo):
         if row["num"] == num:
             return row
@@ -34,7 +34,7 @@ def found(repo: Repository, num: int) -> Discussion:
 def start(
     repo: Repository, *, title: str, description: str, author: str, pull_request: bool, base: str = "main"
 ) -> Discussion:
-    """Open a discussion, or a pull request (a draft, as the Hub does) that begins at the head of `base`."""
+    """Open a discussion, or a pull request (a draft, as on the Hub) that starts at the head of `base`."""
     if not 3 <= len(title) <= 200:
         raise bad_request("The title must have 3 to 200 characters")
     return _start(repo, title=title, description=description, author=author, pull_request=pull_request, base=base)
@@ -43,8 +43,8 @@ def start(
 def _start(repo: Repository, *, title: str, description: str, author: str, pull_request: bool, base: str) -> Discussion:
     with repo.locked():
         rows = listed(repo)
-        taken = [int(row["num"]) for row in rows] + [int(ref[3:]) for ref in repo.refs() if ref.startswith("pr/")]
-        num = max(taken, default=0) + 1
+        numbers = [int(row["num"]) for row in rows] + [int(ref[3:]) for ref in repo.refs() if ref.startswith("pr/")]
+        num = max(numbers, default=0) + 1
         row: Discussion = {
             "num": num,
             "title": title,
@@ -73,7 +73,7 @@ def start_with_commit(
     parent: str | None,
     base: str,
 ) -> tuple[Discussion, Commit]:
-    """Open a pull request with one commit in it; nothing is opened where the commit is refused."""
+    """Open a pull request with one commit; opens nothing if the commit is refused."""
     with repo.locked():
         row = _start(repo, title=title, description=message, author=author, pull_request=True, base=base)
         try:
@@ -82,7 +82,7 @@ def start_with_commit(
             )
         except Refused:
             repo.delete_ref(f"pr/{row['num']}")
-            _save(repo, row, gone=True)
+            _save(repo, row, remove=True)
             raise
         row["status"] = "open"
         _add_event(row, "commit", author, {"subject": title, "oid": commit.id})
@@ -92,7 +92,7 @@ def start_with_commit(
 
 def comment(repo: Repository, num: int, *, author: str, text: str) -> dict[str, Any]:
     with repo.locked():
-        row = found(repo, num)
+        row = get(repo, num)
         event = _add_event(row, "comment", author, {"edited": False, "hidden": False, "latest": {"raw": text}})
         _save(repo, row)
     return event
@@ -102,7 +102,7 @@ def change_status(repo: Repository, num: int, *, author: str, status: str) -> di
     if status not in ("open", "closed", "draft"):
         raise bad_request("The status must be open, closed or draft")
     with repo.locked():
-        row = found(repo, num)
+        row = get(repo, num)
         if row["status"] == "merged":
             raise bad_request("A merged pull request keeps its status")
         row["status"] = status
@@ -113,7 +113,7 @@ def change_status(repo: Repository, num: int, *, author: str, status: str) -> di
 
 def change_title(repo: Repository, num: int, *, author: str, title: str) -> dict[str, Any]:
     with repo.locked():
-        row = found(repo, num)
+        row = get(repo, num)
         event = _add_event(row, "title-change", author, {"from": row["title"], "to": title})
         row["title"] = title
         _save(repo, row)
@@ -121,7 +121,7 @@ def change_title(repo: Repository, num: int, *, author: str, title: str) -> dict
 
 
 def conflicts(repo: Repository, row: Discussion) -> list[str]:
-    """Files that the base branch and the pull request both changed since it began."""
+    """Files that both the base branch and the pull request have changed since it was opened."""
     if row["status"] == "merged":
         return []
     base, ours, theirs = (repo.tree(commit) for commit in _sides(repo, row))
@@ -129,9 +129,9 @@ def conflicts(repo: Repository, row: Discussion) -> list[str]:
 
 
 def merge(repo: Repository, num: int, *, author: str) -> Commit:
-    """Put the pull request's changes on its base branch as one commit."""
+    """Commit the pull request's changes to its base branch, as one commit."""
     with repo.locked():
-        row = found(repo, num)
+        row = get(repo, num)
         if not row["isPullRequest"] or row["status"] not in _OPEN:
             raise bad_request("Only an open pull request can be merged")
         begin, head, tip = _sides(repo, row)
@@ -139,10 +139,10 @@ def merge(repo: Repository, num: int, *, author: str) -> Commit:
         merged, clashes = changes.merge(repo.tree(begin), ours, repo.tree(tip))
         if clashes:
             raise Refused(409, f"This pull request has conflicts: {', '.join(clashes[:5])}")
-        gone = [Delete(path=path, folder=False) for path in ours if path not in merged]
-        new = [Put(path=path, entry=entry) for path, entry in merged.items() if ours.get(path) != entry]
+        deletes = [Delete(path=path, folder=False) for path in ours if path not in merged]
+        puts = [Put(path=path, entry=entry) for path, entry in merged.items() if ours.get(path) != entry]
         title = f"{row['title']} (#{num})"
-        commit = repo.add_commit(f"heads/{row['base']}", [*gone, *new], title=title, author=author, parent=head.id)
+        commit = repo.add_commit(f"heads/{row['base']}", [*deletes, *puts], title=title, author=author, parent=head.id)
         row["status"], row["merged"] = "merged", commit.id
         _add_event(row, "status-change", author, {"status": "merged"})
         _save(repo, row)
@@ -159,9 +159,9 @@ def _add_event(row: Discussion, kind: str, author: str, data: dict[str, Any]) ->
     return event
 
 
-def _save(repo: Repository, row: Discussion, *, gone: bool = False) -> None:
+def _save(repo: Repository, row: Discussion, *, remove: bool = False) -> None:
     others = [other for other in listed(repo) if other["num"] != row["num"]]
-    atomic.write_json(repo.folder / "discussions.json", others if gone else [*others, row])
+    atomic.write_json(repo.folder / "discussions.json", others if remove else [*others, row])
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""Gives a plain file back that so far exists in xet chunks only: for downloads without xet."""
+"""Rebuilds plain files from xet chunks, for downloads without xet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCK = 1 << 20
 
 
 def rebuilt(hub: Hub, entry: Entry) -> Path:
-    """The file with a large entry's bytes, made from its chunks where need be and checked against its sha256."""
+    """The file with a large entry's bytes; rebuilt from its chunks if necessary, and checked against its sha256."""
     objects = hub.storage.objects
     sha256 = str(entry.sha256)
     with hub.rebuilding:
@@ -38,11 +38,11 @@ def rebuilt(hub: Hub, entry: Entry) -> Path:
 
 
 def _fetch(hub: Hub, name: str, size: int, dest: Path) -> None:
-    """Ask this very server as any xet client does: hf-xet knows how chunks are packed."""
+    """Download the file from this server with hf-xet, which can unpack chunks."""
     try:
         import hf_xet
     except ImportError as error:
-        raise ToolMissing("Files that came by xet cannot be read without hf-xet.", hint="pip install hf-xet") from error
+        raise ToolMissing("Files uploaded by xet need hf-xet to be read.", hint="pip install hf-xet") from error
     ticket = issue(hub, writes=False, now=time.time())
     session = hf_xet.XetSession()
     with session.new_file_download_group(

@@ -1,4 +1,4 @@
-"""One repo on disk: immutable commits and trees, and one file that says where the branches are."""
+"""One repo on disk: immutable commits and trees, and one file with its refs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOCK_SECONDS = 60
 
 
 class Repository:
-    """Refs are `heads/…`, `tags/…` and `pr/…`. Every write happens under the repo's lock and ends in one rename."""
+    """A repo. Refs are `heads/…`, `tags/…` and `pr/…`. Every write holds the repo's lock and ends with one rename."""
 
     def __init__(self, *, folder: Path, repo_type: str, repo_id: str, objects: Objects) -> None:
         self.folder = folder
@@ -35,7 +35,7 @@ class Repository:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`private` (bool), `gated` (False, "auto", "manual"), `granted` (names let in), `created` (date)."""
+        """`private` (bool), `gated` (False, "auto", "manual"), `granted` (users with access), `created` (date)."""
         return dict(atomic.read_json(self.folder / "settings.json"))
 
     def change_settings(self, **values: Any) -> None:
@@ -44,7 +44,7 @@ class Repository:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One writer at a time, over threads and processes."""
+        """Hold the repo's lock: one writer at a time, across threads and processes."""
         with self._lock:
             yield
 
@@ -52,7 +52,7 @@ class Repository:
         return dict(atomic.read_json(self.folder / "refs.json"))
 
     def find(self, revision: str) -> Commit:
-        """The commit of a branch, tag, `refs/…` name or full commit id; refuses what does not exist."""
+        """The commit of a branch, tag, `refs/…` name or full commit id; 404 if there is none."""
         refs = self.refs()
         plain = revision.removeprefix("refs/") if revision.startswith("refs/") else None
         names = [plain] if plain else [f"heads/{revision}", f"tags/{revision}"]
@@ -79,7 +79,7 @@ class Repository:
         return _load_tree(self._tree_path(commit.tree))
 
     def text(self, tree: Tree, path: str) -> str:
-        """A small text file of the tree; '' where there is none."""
+        """The text of a small file of the tree; '' if it is missing."""
         entry = tree.get(path)
         if entry is None or entry.sha256 is not None:
             return ""
@@ -102,7 +102,7 @@ class Repository:
         author: str,
         parent: str | None = None,
     ) -> Commit:
-        """Put one commit on top of `ref`. `parent`: refuse with 412 unless that is its head."""
+        """Add a commit to `ref`. `parent`: refuse with 412 unless it is the ref's head."""
         with self.locked():
             refs = self.refs()
             if ref not in refs:
@@ -116,13 +116,13 @@ class Repository:
         return commit
 
     def first_commit(self, tree: Tree, *, title: str, author: str) -> Commit:
-        """The commit that a new repo begins with, on main."""
+        """Add the first commit of a new repo, on main."""
         commit = self._write(tree, parents=(), title=title, message="", author=author)
         self._write_refs({"heads/main": commit.id})
         return commit
 
     def squash(self, branch: str, *, title: str, author: str) -> Commit:
-        """Replace the branch's history by one commit with its files."""
+        """Replace the branch's history with one commit of its files."""
         with self.locked():
             refs = self.refs()
             if f"heads/{branch}" not in refs:
@@ -133,7 +133,7 @@ class Repository:
         return commit
 
     def add_ref(self, name: str, commit_id: str) -> None:
-        """A new branch or tag; 409 where it exists."""
+        """Create a branch or tag; 409 if it exists."""
         check_ref_name(name.partition("/")[2])
         with self.locked():
             refs = self.refs()
@@ -152,17 +152,17 @@ class Repository:
 
     def last_commits(self, commit: Commit, paths: Sequence[str]) -> dict[str, Commit]:
         """For each path (file or folder), the newest commit that changed it."""
-        found: dict[str, Commit] = {}
+        newest: dict[str, Commit] = {}
         state = _digests(self.tree(commit), paths)
         for older in self.log(commit):
             before = _digests(self.tree(self.commit(older.parents[0])), paths) if older.parents else {}
             for path in paths:
-                if path not in found and state.get(path) != before.get(path):
-                    found[path] = older
-            if len(found) == len(paths):
+                if path not in newest and state.get(path) != before.get(path):
+                    newest[path] = older
+            if len(newest) == len(paths):
                 break
             state = before
-        return found
+        return newest
 
     def _with_attributes(self, tree: dict[str, Entry]) -> dict[str, Entry]:
         text = self.text(tree, ATTRIBUTES)
@@ -194,7 +194,7 @@ class Repository:
 
 
 def check_ref_name(name: str) -> None:
-    """git's rules for the names of branches and tags (git-check-ref-format), as far as they protect anything here."""
+    """Refuse invalid branch and tag names: the rules of git-check-ref-format that matter for this storage."""
     parts = name.split("/")
     bad = re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{", name) or name in ("", "@") or name.startswith(("-", "refs/"))
     if bad or any(not part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts):
@@ -209,6 +209,6 @@ def _load_tree(path: Path) -> Tree:
 
 
 def _digests(tree: Tree, paths: Sequence[str]) -> dict[str, str]:
-    """The ids of those paths that are in the tree; ids of folders are tree ids."""
+    """Path → id, for the paths that the tree has; a folder's id is its tree id."""
     ids = git.tree_ids(tree)
     return {path: tree[path].oid if path in tree else ids[path] for path in paths if path in tree or path in ids}

@@ -1,4 +1,4 @@
-"""The embedded Hub's data folder: repos, contents, tokens. Needs no server; several processes may use one folder."""
+"""The embedded Hub's data folder: repos, contents, tokens. Works without a server; several processes can share it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RepoType = Literal["model", "dataset", "space"]
 REPO_TYPES: tuple[RepoType, ...] = ("model", "dataset", "space")
 SYSTEM = "system"
 _FORMAT = 1
-_LEFT_OVER = 24 * 3600  # seconds after which nobody can still be at work on a temporary file
+_LEFT_OVER = 24 * 3600  # seconds after which a temporary file is no longer in use
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
 
 class Storage:
-    """Opens (or makes) a data folder. Raises CannotWrite or StoreError where it cannot be used."""
+    """Opens or creates a data folder. Raises CannotWrite, or StoreError for another version's folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -51,11 +51,11 @@ class Storage:
 
     @property
     def id(self) -> str:
-        """Made once per data folder; it keeps clients' caches of different Hubs apart."""
+        """A random id, created once per data folder; it separates clients' caches of different Hubs."""
         return str(self.about["id"])
 
     def repo(self, repo_id: str, *, repo_type: str = "model") -> Repository:
-        """An existing repo; refuses as the Hub does where there is none."""
+        """An existing repo; 404 as on the Hub if there is none."""
         folder = self._folder(repo_id, repo_type)
         if not (folder / "refs.json").is_file():
             raise repo_not_found()
@@ -69,19 +69,19 @@ class Storage:
     def create(
         self, repo_id: str, *, repo_type: str = "model", private: bool = False, gated: bool | str = False
     ) -> Repository:
-        """A new repo with the Hub's first commit; 409 where it exists."""
+        """Create a repo with a first commit, as the Hub does; 409 if it exists."""
         folder = self._folder(repo_id, repo_type)
-        made = self.objects.scratch / f"repo-{secrets.token_hex(8)}"
-        made.mkdir(parents=True)
+        temporary = self.objects.scratch / f"repo-{secrets.token_hex(8)}"
+        temporary.mkdir(parents=True)
         try:
-            repo = self._open(made, repo_id, repo_type)
+            repo = self._open(temporary, repo_id, repo_type)
             settings: dict[str, Any] = {"private": private, "gated": "auto" if gated is True else gated, "granted": []}
-            atomic.write_json(made / "settings.json", {**settings, "created": stamp(datetime.now(UTC))})
+            atomic.write_json(temporary / "settings.json", {**settings, "created": stamp(datetime.now(UTC))})
             first = self.objects.add_blob(attributes.DEFAULT.encode())
             repo.first_commit({ATTRIBUTES: first}, title="initial commit", author=SYSTEM)
             folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                made.rename(folder)  # refused where the folder is there and not empty
+                temporary.rename(folder)  # fails if the folder exists and is not empty
             except OSError as error:
                 if (folder / "refs.json").is_file():
                     raise Refused(
@@ -90,16 +90,16 @@ class Storage:
                 raise error
             atomic.sync_folder(folder.parent)
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         return self._open(folder, repo_id, repo_type)
 
     def delete(self, repo_id: str, *, repo_type: str = "model") -> None:
-        """Remove a repo; contents stay, other repos may share them."""
+        """Delete a repo; its contents stay, because other repos may share them."""
         repo = self.repo(repo_id, repo_type=repo_type)
-        gone = self.objects.scratch / f"gone-{secrets.token_hex(8)}"
-        gone.parent.mkdir(parents=True, exist_ok=True)
-        repo.folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        trash = self.objects.scratch / f"gone-{secrets.token_hex(8)}"
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        repo.folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
     def import_folder(
         self,
@@ -111,7 +111,7 @@ class Storage:
         gated: bool | str = False,
         message: str = "Import a folder",
     ) -> Commit:
-        """Make `repo_id`, or a new commit on it, from a folder of this machine, without requests; links stay out."""
+        """Commit a local folder's files to `repo_id` (created if missing), without requests; skips links."""
         if not folder.is_dir():
             raise SourceNotFound(f"{folder} is not a folder.", hint="Name the folder whose files the repo should hold.")
         try:
@@ -129,7 +129,7 @@ class Storage:
         return repo.add_commit("heads/main", steps, title=message, author=repo_id.partition("/")[0])
 
     def usage(self) -> Usage:
-        """Bytes of content on disk: how much a client really sent."""
+        """Bytes of content on disk, by upload protocol."""
         return self.objects.usage()
 
     def _put(self, source: Path, path: str, gitattributes: str) -> Put:
@@ -150,12 +150,12 @@ class Storage:
         return self.root / "repos" / f"{repo_type}s" / repo_id
 
     def _secret(self, name: str, *, prefix: str) -> str:
-        made = f"{prefix}{secrets.token_urlsafe(32)}"
-        return atomic.write_once(self.root / name, made.encode(), mode=0o600).decode().strip()
+        secret = f"{prefix}{secrets.token_urlsafe(32)}"
+        return atomic.write_once(self.root / name, secret.encode(), mode=0o600).decode().strip()
 
 
 def check_repo_id(repo_id: str) -> None:
-    """NAMESPACE/NAME, as the Hub allows it: no '..' or '--', no '.git' at the end."""
+    """Refuse a repo id that the Hub does not allow: NAMESPACE/NAME without '..', '--' or '.git' at the end."""
     parts = repo_id.split("/")
     bad = any(not _NAME.fullmatch(part) or "--" in part or ".." in part or part.endswith(".git") for part in parts)
     if len(parts) != 2 or bad:

@@ -1,6 +1,6 @@
-"""Reading the two binary formats that hf-xet uploads: shards (what files are made of) and xorbs (their chunks).
+"""Reads the two binary formats that hf-xet uploads: shards (which chunks make a file) and xorbs (the chunks).
 
-Facts: the Xet protocol specification (huggingface.co/docs/xet) and files written by hf-xet 1.8. Every record of a
+Source: the Xet protocol specification (huggingface.co/docs/xet) and files written by hf-xet 1.8. Every record of a
 shard has 48 bytes.
 """
 
@@ -22,7 +22,7 @@ _LARGEST_CHUNK = 1 << 24
 
 
 class Malformed(ValueError):
-    """Bytes that are no shard or no xorb; the message says where."""
+    """The bytes are not a valid shard or xorb; the message names the place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class XetFile:
-    """A file as its shard tells it; `sha256` is None where the client did not say."""
+    """A file in a shard; `sha256` is None if the client did not record it."""
 
     hash: str
     sha256: str | None
@@ -57,7 +57,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkTable:
-    """Where the chunks of a xorb begin, in its bytes and in its content; the last entry of each is the end."""
+    """Offsets of a xorb's chunks, in its bytes (`stored`) and in its unpacked content; the last entry is the end."""
 
     stored: tuple[int, ...]
     content: tuple[int, ...]
@@ -87,13 +87,14 @@ def parse_shard(data: bytes) -> Shard:
 
 
 def dedup_shard(data: bytes, *, created: int, expires: int) -> bytes:
-    """What a shard says of xorbs and chunks, as a whole shard file with a footer: uploads come without one.
+    """A complete shard file with the xorbs and chunks of an uploaded shard, plus the footer that uploads lack.
 
-    Its lookup tables are empty (the reader then scans), its chunk hashes not keyed; times are seconds since 1970.
+    Its lookup tables are empty (readers then scan it) and its chunk hashes are not keyed; times are seconds since
+    1970.
     """
     records = _Records(data)
     for _ in _files(records):
-        pass  # the files of others are nobody's business
+        pass  # skip the file section: clients must not see other users' files
     xorbs = data[records.at :]
     begin, files = _RECORD, _END + bytes(_RECORD - len(_END))
     footer_at = begin + len(files) + len(xorbs)
@@ -111,7 +112,7 @@ def scan_xorb(path: Path) -> ChunkTable:
         while stored[-1] < total:
             header = file.read(_CHUNK_HEADER)
             if header.startswith(_FOOTER_TAG[: len(header)]):
-                break  # older clients append a table of contents
+                break  # older clients append a footer
             if len(header) < _CHUNK_HEADER or header[0] != 0:
                 raise Malformed(f"no chunk begins at byte {stored[-1]}")
             packed = int.from_bytes(header[1:4], "little")
@@ -144,7 +145,7 @@ def _term(record: bytes) -> Term:
 
 
 class _Records:
-    """The 48-byte records after the shard's header, one after the other."""
+    """Reads the 48-byte records after the shard's header, in order."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -157,6 +158,6 @@ class _Records:
         end = self.at + count * _RECORD
         if end > len(self._data):
             raise Malformed("the shard ends within a record")
-        taken = [self._data[at : at + _RECORD] for at in range(self.at, end, _RECORD)]
+        records = [self._data[at : at + _RECORD] for at in range(self.at, end, _RECORD)]
         self.at = end
-        return taken
+        return records

@@ -1,4 +1,4 @@
-"""The store behind hf-xet: xorbs, shards, and which file is made of which chunks. Nothing in it is ever replaced."""
+"""The xet store on disk: xorbs, shards, and the chunks of each file. Files in it are never replaced."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from hubpub.localhub.storage.xet_format import (
     scan_xorb,
 )
 
-_DEDUP_SECONDS = 24 * 3600  # how long a client may remember what is here
+_DEDUP_SECONDS = 24 * 3600  # how long a client may cache a shard
 
 
 @dataclass(frozen=True, kw_only=True)
 class XetName:
-    """How a file known by its sha256 is called in the xet store."""
+    """The xet hash and size of a file."""
 
     hash: str
     size: int
@@ -40,8 +40,8 @@ class XetName:
 class XetStore:
     """The folder `xet/`.
 
-    That a xorb is what its name says is the client's word, as the hash needs the chunks unpacked; the content of a file
-    is checked by sha256 where the Hub itself puts it together.
+    The store does not verify a xorb's hash, because that needs the unpacked chunks. It verifies a file's sha256
+    when it rebuilds the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class XetStore:
         return self.xorb_path(name).is_file()
 
     def add_xorb(self, name: str, path: Path, file: BinaryIO) -> bool:
-        """Keep an uploaded xorb; whether it was new."""
+        """Store an uploaded xorb; returns whether it was new."""
         if self.has_xorb(name):
             return False
         file.flush()
@@ -67,35 +67,35 @@ class XetStore:
         except Malformed as error:
             raise bad_request(f"Invalid xorb: {error}") from None
         rows = [*table.stored, *table.content]
-        # the table goes first: where there is a xorb, there is its table
+        # write the table first: every xorb must have one
         atomic.write(self._table_path(name), struct.pack(f"<{len(rows)}Q", *rows))
         atomic.publish(file, path, self.xorb_path(name))
         return True
 
     def add_shard(self, data: bytes) -> bool:
-        """Keep a shard and enter its files; whether it was new. Refuses one that names xorbs which are not here."""
+        """Store a shard and its files; returns whether it was new. Refuses a shard that names missing xorbs."""
         try:
             shard = parse_shard(data)
         except Malformed as error:
             raise bad_request(f"Invalid shard: {error}") from None
         self._check(shard)
         path = self.folder / "shards" / hashlib.sha256(data).hexdigest()
-        known = path.is_file()
-        if not known:
+        exists = path.is_file()
+        if not exists:
             atomic.write(path, data)
         for file in shard.files:
             self._enter(file)
-        return not known
+        return not exists
 
     def named(self, sha256: str) -> XetName | None:
-        """The xet name of the content with this sha256, if it came by xet."""
+        """The xet hash and size of the content with this sha256; None if it was not uploaded by xet."""
         path = self.folder / "sha256" / sha256[:2] / sha256
         if not path.is_file():
             return None
         return XetName(**atomic.read_json(path))
 
     def shard_with(self, chunk: str, *, now: int) -> bytes | None:
-        """A shard that describes a xorb with this chunk: how a client learns what need not be sent again."""
+        """A shard that describes a xorb with this chunk, for the client's deduplication; None if no xorb has it."""
         with self._lock:
             if chunk not in self._chunks:
                 self._read_new_shards()
@@ -105,8 +105,11 @@ class XetStore:
     def reconstruction(
         self, name: str, start: int, end: int | None
     ) -> tuple[int, list[Term], dict[str, list[tuple[Term, int, int]]]]:
-        """What makes bytes `start` to `end` (exclusive) of a file: the offset into the first term, the terms, and
-        per xorb what to fetch as (chunks, first byte, end byte)."""
+        """How to rebuild bytes `start` to `end` (exclusive) of a file.
+
+        Returns the offset into the first term, the terms, and for each xorb the ranges to fetch as (chunks, first
+        byte, end byte).
+        """
         terms = self._terms(name)
         size = sum(term.size for term in terms)
         end = size if end is None else min(end, size)
@@ -126,11 +129,11 @@ class XetStore:
     def _fetches(self, terms: list[Term]) -> dict[str, list[tuple[Term, int, int]]]:
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for term in sorted(terms, key=lambda term: (term.xorb, term.start)):
-            known = spans[term.xorb]
-            if known and term.start <= known[-1][1]:
-                known[-1] = (known[-1][0], max(known[-1][1], term.end))
+            ranges_of_xorb = spans[term.xorb]
+            if ranges_of_xorb and term.start <= ranges_of_xorb[-1][1]:
+                ranges_of_xorb[-1] = (ranges_of_xorb[-1][0], max(ranges_of_xorb[-1][1], term.end))
             else:
-                known.append((term.start, term.end))
+                ranges_of_xorb.append((term.start, term.end))
         fetches: dict[str, list[tuple[Term, int, int]]] = {}
         for xorb, ranges in spans.items():
             table = self._table(xorb)
@@ -145,7 +148,7 @@ class XetStore:
         return fetches
 
     def _trim(self, term: Term, start: int, end: int) -> tuple[int, Term]:
-        """The term's chunks that hold its bytes `start` to `end`, and how many bytes come before them."""
+        """The term's chunks with its bytes `start` to `end`, preceded by the number of bytes before those chunks."""
         content = self._table(term.xorb).content
         base = content[term.start]
         first = bisect.bisect_right(content, base + start) - 1

@@ -1,6 +1,6 @@
-"""The op table: every MIL op that the runtime knows, by name.
+"""The op table: every MIL op that the runtime supports, by name.
 
-To add one: a function in the module of its kind, and its row in that module's OPS.
+To add an op, write its function in the module of its kind and add a row to that module's OPS.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hubpub.runtime.ops import (
     recurrent,
     reduction,
     resizing,
+    sampling,
     slicing,
     tensor,
     transformation,
@@ -44,6 +45,7 @@ _MODULES = (
     recurrent,
     reduction,
     resizing,
+    sampling,
     slicing,
     tensor,
     transformation,

@@ -1,8 +1,8 @@
 """Activations and softmax.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). Until iOS 16 `alpha` and `beta` have x's dtype, since
-iOS 17 any; both come as Python numbers or small tensors and are applied in x's precision.
+(each function names its anchor there). `alpha` and `beta` have x's dtype up to iOS 16, any
+dtype since iOS 17; they are Python numbers or small tensors, applied in x's precision.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Elementwise ops of two tensors, comparison, logic and select; shapes broadcast as in NumPy.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). Both inputs have one dtype, which the result has too
-(bool for comparison). With integers, `floor_div` and `mod` round towards minus infinity and
-`real_div` cuts the fraction off, since its result is declared int32.
+(each function names its anchor there). Both inputs have the same dtype, and so has the result
+(bool for comparisons). With integers, `floor_div` and `mod` round towards minus infinity;
+`real_div` truncates, because its result is declared int32.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Compressed constants: look-up tables, affine, sparse, cast, and their combinations.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). They run on the host, each time a layer needs its
-weight, so that no more than one weight is ever expanded. In iOS 16 and 17 their arguments are
-attributes with shapes beside them and packed bytes; since iOS 18 they are inputs of sub-byte
-dtypes, with blocks and vectors, and sparse forms that give a mask and the non-zero elements.
+(each function names its anchor there). They run on the host each time a layer needs its
+weight, so that only one weight is uncompressed at a time. In iOS 16 and 17 the arguments are
+attributes: packed bytes, and shapes as separate attributes. Since iOS 18 they are inputs of
+sub-byte dtypes, with blocks and vectors; sparse forms return a mask and the non-zero elements.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hubpub.runtime.ops.table import HOST_FLOATS, Array, Ints, Packed, Table, ke
 
 @numba.njit(nogil=True)
 def _look_up(raw: Array, bits: int, table: Array, out: Array) -> None:
-    """out[i] = table[the i-th code of `bits` bits in raw], the least significant bits first."""
+    """out[i] = table[code i of raw]; codes have `bits` bits, least significant bits first."""
     mask = (1 << bits) - 1
     last = raw.size - 1
     for i in range(out.size):
@@ -35,7 +35,7 @@ def _look_up(raw: Array, bits: int, table: Array, out: Array) -> None:
 
 
 def look_up(raw: Array, bits: int, table: Array, count: int) -> Array:
-    """`count` elements of a table by packed codes; the table has 2^bits entries."""
+    """The entries of `table` (2^bits entries) for `count` packed codes; BadPackage if the sizes do not match."""
     if table.size != 1 << bits or raw.size * 8 < count * bits:
         raise BadPackage(f"{table.size} table entries and {raw.size} bytes are not {count} codes of {bits} bits.")
     plain = np.ascontiguousarray(table).view(f"u{table.dtype.itemsize}")
@@ -128,7 +128,7 @@ def constexpr_sparse_to_dense(nonzero_data: Packed, mask: Packed, shape: Ints | 
 
 
 def _bits(mask: Packed, shape: tuple[int, ...]) -> Array:
-    """The mask as booleans; a mask that another op made comes as whole elements."""
+    """The mask as booleans; a mask computed by another op has one element per value, not packed bits."""
     if mask.bits or mask.raw.shape != shape:
         return unpack(mask.raw.reshape(-1), 1, shape).astype(bool)
     return mask.raw.astype(bool)
@@ -168,7 +168,7 @@ def constexpr_cast(source_val: Array, dtype: torch.dtype, output_dtype: str = ""
     return source_val.astype(HOST_FLOATS[dtype])
 
 
-# keep: the result's bits are the stored ones; wide: it is computed in fp32 and rounded to what is declared
+# keep: the result has the stored bits; wide: computed in fp32 and rounded to the declared dtype
 OPS: Table = {
     "constexpr_affine_dequantize": wide(constexpr_affine_dequantize, since=16),
     "constexpr_blockwise_shift_scale": wide(constexpr_blockwise_shift_scale, since=18),

@@ -1,8 +1,8 @@
 """Control flow, lists and states.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). A list is a Python list of tensors that is never
-changed: every write gives a new one, as the program's single assignment asks.
+(each function names its anchor there). A list is a Python list of tensors. Every write
+returns a new list, because a program assigns each value once.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Block = Callable[..., tuple[Any, ...]]
 
 @dataclass(kw_only=True)
 class Cell:
-    """What a state holds between predictions."""
+    """The value of a state, kept between predictions."""
 
     value: Tensor
 
 
 def cond(pred: bool, blocks: Sequence[Block]) -> tuple[Any, ...]:
-    """The outputs of the first block where pred is true, else of the second. iOS 15.
+    """The outputs of the first block if pred is true, else of the second. iOS 15.
 
     Reference: iOS15.control_flow.cond
     """
@@ -34,7 +34,7 @@ def cond(pred: bool, blocks: Sequence[Block]) -> tuple[Any, ...]:
 
 
 def while_loop(loop_vars: Values, blocks: Sequence[Block]) -> tuple[Any, ...]:
-    """The second block over and over while the first is true of the variables. iOS 15.
+    """Repeats the second block (body) while the first (condition) is true for the loop variables. iOS 15.
 
     Reference: iOS15.control_flow.while_loop
     """
@@ -52,7 +52,7 @@ def make_list(
     init_length: int = 1,
     dynamic_length: bool = True,
 ) -> list[Tensor | None]:
-    """A list of init_length places: zeros where elem_shape is numbers, nothing yet where it holds names. iOS 15.
+    """A list of init_length zeros of elem_shape, or of empty places if elem_shape contains names. iOS 15.
 
     Reference: iOS15.control_flow.make_list
     """
@@ -110,13 +110,13 @@ def _filled(ls: Sequence[Any]) -> list[Tensor]:
 
 
 def read_state(input: Any) -> Tensor:
-    """What the state holds. iOS 18. Reference: iOS18.states.read_state"""
+    """The state's value. iOS 18. Reference: iOS18.states.read_state"""
     cell: Cell = input
     return cell.value
 
 
 def write_state(input: Any, data: Tensor) -> tuple[()]:
-    """The state holds `data` from now on (coreml_update_state is written as this and a read). iOS 18.
+    """Sets the state to `data` (coreml_update_state is written as write_state and read_state). iOS 18.
 
     Reference: coreml_dialect.ops.coreml_update_state
     """

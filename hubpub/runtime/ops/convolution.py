@@ -59,10 +59,10 @@ def conv_transpose(
     dilations: Ints | None = None,
     groups: int = 1,
 ) -> Tensor:
-    """x [n, C, *D] with weight [C, O/groups, *K]; pad is what is cut off the full result.
+    """x [n, C, *D] with weight [C, O/groups, *K]; `pad` is removed from the full result.
 
     The full result has (D - 1)·stride + (K - 1)·dilation + 1 elements per axis. `custom` cuts `pad` off;
-    `same` leaves D·stride; `output_shape`, where given, says what is left (its last axes count).
+    `same` leaves D·stride; `output_shape`, if present, sets the sizes (its last axes).
     iOS 15; since 17 weight and bias of any dtype. Reference: iOS15.conv.conv_transpose
     """
     spatial = x.ndim - 2
@@ -87,14 +87,14 @@ def conv_transpose(
         if pad_type in ("same", "same_lower"):
             cut = max(size - length, 0)
             first = cut // 2 if pad_type == "same" else cut - cut // 2
-        if first + length > size:  # the shape asked for is larger than what the kernel reaches: zeros, and the bias
+        if first + length > size:  # output_shape is larger than the full result: the rest is zeros plus bias
             full = _extend(full, 2 + i, first + length - size, bias)
         full = full.narrow(2 + i, first, length)
     return full
 
 
 def _extend(x: Tensor, axis: int, count: int, bias: Tensor | None) -> Tensor:
-    """`count` more elements at the end of an axis, which no kernel element reaches."""
+    """x with `count` more elements at the end of an axis: zeros plus bias, outside the kernel's reach."""
     shape = list(x.shape)
     shape[axis] = count
     rest = torch.zeros(shape, dtype=x.dtype, device=x.device)

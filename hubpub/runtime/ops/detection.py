@@ -22,12 +22,12 @@ def non_maximum_suppression(
     score_threshold: float | None = None,
     per_class_suppression: bool = False,
 ) -> Tensors:
-    """Boxes in descending order of their best class score, without those that overlap a better one too much.
+    """Boxes in descending order of their best class score, without boxes that overlap a better one too much.
 
     Until iOS 16: boxes [n, B, 4] (centre x, y, width, height), scores [n, B, K], score_threshold; gives boxes,
     scores, indices [n, max_boxes] and their number [n]. Since 17: boxes [n, 4, B], scores [n, K, B], no
-    threshold and no number. Places left over hold 0, their index -1; where no box passes the threshold, the
-    best one is kept. Reference: iOS15.tensor_operation.non_maximum_suppression,
+    threshold and no number. Unused places hold 0 (index: -1); if no box passes the threshold, the best one
+    is kept. Reference: iOS15.tensor_operation.non_maximum_suppression,
     iOS17.tensor_operation.non_maximum_suppression
     """
     if opset >= 17:

@@ -2,9 +2,9 @@
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
 (each function names its anchor there). Indices: int32 (iOS 15), 16-bit (16), 8-bit (17).
-Negative ones count from the end, though since iOS 17 a program must not rely on that.
-`validate_indices` (17) asks for an error where an index is out of bounds; here that is an
-error always.
+Negative indices count from the end, though since iOS 17 a program must not rely on that.
+`validate_indices` (17) requests an error for an index out of bounds; this runtime always
+raises one.
 """
 
 from __future__ import annotations

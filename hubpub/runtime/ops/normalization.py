@@ -1,8 +1,8 @@
 """Normalization.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). Until iOS 16 the parameters have x's dtype, since
-iOS 17 they may have another.
+(each function names its anchor there). Up to iOS 16 the parameters have x's dtype; since
+iOS 17 they may have a different one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Pooling, in one to three dimensions.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). All share kernel_sizes [K], strides [K] (default 1),
-pad_type (valid, custom, same, same_lower), pad (before, after per axis) and ceil_mode, which
-lets the last window reach over the edge as long as it begins before it (PyTorch's rule).
+(each function names its anchor there). Common inputs: kernel_sizes [K], strides [K] (default
+1), pad_type (valid, custom, same, same_lower), pad (before, after per axis) and ceil_mode: the
+last window may extend past the edge if it begins before it (PyTorch's rule).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def avg_pool(
     exclude_padding_from_average: bool = False,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Mean of each window; padding counts as zeros, or not at all. iOS 15. Reference: iOS15.pool.avg_pool"""
+    """Mean of each window; padding counts as zeros or is excluded. iOS 15. Reference: iOS15.pool.avg_pool"""
     strides, pads, extra = _edges(x, kernel_sizes, pad_type, strides, pad, ceil_mode=ceil_mode)
     pool = _AVG[x.ndim - 2]
     total = pool(apply_pads(apply_pads(x, pads, 0.0), extra, 0.0), kernel_sizes, strides)
@@ -47,7 +47,7 @@ def max_pool(
     pad: Ints | None = None,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Largest element of each window; padding never wins. iOS 15. Reference: iOS15.pool.max_pool"""
+    """Largest element of each window; padding is ignored. iOS 15. Reference: iOS15.pool.max_pool"""
     strides, pads, extra = _edges(x, kernel_sizes, pad_type, strides, pad, ceil_mode=ceil_mode)
     x = apply_pads(apply_pads(x, pads, -math.inf), extra, -math.inf)
     return _MAX[x.ndim - 2](x, kernel_sizes, strides)
@@ -70,7 +70,7 @@ def l2_pool(
 def _edges(
     x: Tensor, kernel: Ints, pad_type: str, strides: Ints | None, pad: Ints | None, *, ceil_mode: bool
 ) -> tuple[Ints, Pads, Pads]:
-    """Strides, padding, and what ceil_mode adds to it."""
+    """Strides, padding, and the extra padding for ceil_mode."""
     ones = (1,) * (x.ndim - 2)
     strides = strides or ones
     pads = window_pads(pad_type, pad, x.shape[2:], kernel, strides, ones)
@@ -78,7 +78,7 @@ def _edges(
 
 
 def _ceil_extra(x: Tensor, pads: Pads, kernel: Ints, strides: Ints) -> Pads:
-    """What must be added after each axis so that the partial last window of ceil_mode fits."""
+    """Padding to add after each axis so that the partial last window of ceil_mode fits."""
     extra = []
     for size, (before, after), k, stride in zip(x.shape[2:], pads, kernel, strides, strict=True):
         padded = size + before + after

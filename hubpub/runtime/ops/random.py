@@ -1,9 +1,9 @@
 """Random numbers.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). The distributions are Core ML's, the streams are not:
-a seed ≥ 0 gives the same numbers at every call here, but not those of a device; a negative
-seed gives new numbers each time. torch's global generator is left alone.
+(each function names its anchor there). The distributions are Core ML's; the random streams are
+not. A seed ≥ 0 gives the same numbers at every call, but other numbers than a device; a
+negative seed gives new numbers each time. torch's global generator is not used.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def random_categorical(x: Tensor, mode: str = "logits", size: int = 1, seed: int
 def random_normal(
     shape: Ints, dtype: torch.dtype, device: torch.device, mean: float = 0.0, stddev: float = 1.0, seed: int = -1
 ) -> Tensor:
-    """Normal with that mean and standard deviation. iOS 15. Reference: iOS15.random.random_normal"""
+    """Normal distribution with the given mean and standard deviation. iOS 15. Reference: iOS15.random.random_normal"""
     return mean + stddev * torch.randn(shape, generator=_generator(seed, device), device=device)
 
 

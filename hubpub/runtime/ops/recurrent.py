@@ -1,8 +1,8 @@
 """Recurrent layers.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). x is [s, b, I]; all give the hidden states of every
-step (output_sequence) or of the last, and the last ones again. fp32 only until iOS 16.
+(each function names its anchor there). x is [s, b, I]. All return the hidden states of every
+step (output_sequence) or of the last one, and the last state. Up to iOS 16, fp32 only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "hard_sigmoid": lambda x: (0.2 * x + 0.5).clamp(0, 1),
     "sigmoid_hard": lambda x: (0.2 * x + 0.5).clamp(0, 1),
-    "scaled_tanh": torch.tanh,  # its two factors are 1, and no input changes them
+    "scaled_tanh": torch.tanh,  # both factors are 1; no input sets them
 }
 
 

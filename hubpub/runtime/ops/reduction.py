@@ -1,9 +1,9 @@
 """Reductions.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). All of iOS 15: axes (default: all of them) and
-keep_dims (default: drop them); floats and int32. The result has x's dtype; a mean of
-integers is cut off towards zero.
+(each function names its anchor there). All since iOS 15, for floats and int32: axes (default:
+all) and keep_dims (default: false). The result has x's dtype; a mean of integers is truncated
+towards zero.
 """
 
 from __future__ import annotations

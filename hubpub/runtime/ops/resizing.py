@@ -1,29 +1,24 @@
-"""Image ops: resize, upsample, crop and resize, resample, affine.
+"""Image ops on regular grids: resize, upsample, crop and resize.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). All interpolate between grid points along the last
-axes; `sampling_mode` says where the points lie (see `grid`).
+(each function names its anchor there). All sample the last axes at grid points; `sampling_mode`
+sets the positions of the points (see `grid`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 
 from hubpub.runtime.ops.table import Ints, Table, Tensor, keep, wide
 
-SAMPLING_MODES = ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS", "UNALIGN_CORNERS")
-
 
 def grid(size: float, count: int, mode: str) -> Tensor:
-    """`count` points over `size` pixels whose centres are 0 … size - 1, fp64, not yet clamped.
+    """Positions of `count` points over `size` pixels with centres 0 … size - 1: fp64 [count], not clamped.
 
-    STRICT_ALIGN_CORNERS spaces them by (size-1)/(count-1); ALIGN_CORNERS too, but a single
-    point lies in the middle; DEFAULT by size/count from 0; OFFSET_CORNERS by
-    max(1, size-1)/count from half of that; UNALIGN_CORNERS by size/count, pixel areas aligned.
-    A negative size runs backwards (a crop whose corners are swapped).
+    STRICT_ALIGN_CORNERS: spacing (size-1)/(count-1) from 0. ALIGN_CORNERS: the same, but a single
+    point lies in the middle. DEFAULT: spacing size/count from 0. OFFSET_CORNERS: spacing
+    max(1, size-1)/count from half of that. UNALIGN_CORNERS: spacing size/count, pixel areas
+    aligned. A negative size runs backwards (a crop with swapped corners).
     """
     steps = torch.arange(count, dtype=torch.float64)
     last = size - 1 if size > 0 else size + 1
@@ -43,7 +38,7 @@ def grid(size: float, count: int, mode: str) -> Tensor:
 
 
 def _interpolated(x: Tensor, axis: int, points: Tensor) -> Tensor:
-    """x at the points along one axis, linearly between pixels, clamped to the first and last one."""
+    """x at the points of one axis: linear between pixels, clamped to the first and last pixel."""
     points = points.clamp(0, x.shape[axis] - 1)
     below = points.floor().to(torch.int64)
     above = (below + 1).clamp(max=x.shape[axis] - 1)
@@ -60,7 +55,7 @@ def _nearest(x: Tensor, axis: int, points: Tensor) -> Tensor:
 
 
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1.0, scale_factor_width: float = 1.0) -> Tensor:
-    """The last two axes times a factor, ⌊size·factor⌋, each place taking the pixel at ⌊place·size/new size⌋. iOS 15.
+    """The last two axes scaled to ⌊size·factor⌋; place i gets the pixel at ⌊i·size/new size⌋. iOS 15.
 
     Reference: iOS15.image_resizing.upsample_nearest_neighbor
     """
@@ -74,7 +69,7 @@ def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1.0, scale
 
 
 def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
-    """The last two axes to a size, each place taking the pixel at ⌊place·size/new size⌋. iOS 15.
+    """The last two axes resized; place i gets the pixel at ⌊i·size/new size⌋. iOS 15.
 
     Reference: iOS15.image_resizing.resize_nearest_neighbor
     """
@@ -90,10 +85,10 @@ def upsample_bilinear(
     align_corners: bool = True,
     half_pixel_centers: bool | None = None,
 ) -> Tensor:
-    """The last two axes times a factor, ⌊size·factor⌋, linearly; the factor is recomputed from the sizes.
+    """The last two axes scaled to ⌊size·factor⌋, linearly; the factor is recomputed from the sizes.
 
-    align_corners: first and last pixels meet; else pixel areas align (half_pixel_centers, iOS 16, default:
-    not align_corners) or pixel corners do. iOS 15, 16. Reference: iOS16.image_resizing.upsample_bilinear
+    align_corners: the first and last pixels coincide; else pixel areas align (half_pixel_centers, iOS 16,
+    default: not align_corners), or pixel corners. iOS 15, 16. Reference: iOS16.image_resizing.upsample_bilinear
     """
     half = not align_corners if half_pixel_centers is None else half_pixel_centers
     mode = "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS" if half else "DEFAULT"
@@ -104,14 +99,14 @@ def upsample_bilinear(
 
 
 def _scaled(size: int, factor: float) -> int:
-    # a factor stored in fp16 or fp32 may lie a hair below the fraction that was meant
+    # rounding to fp16 or fp32 may have made the factor slightly smaller than the intended fraction
     return int(size * factor + 1e-4)
 
 
 def resize_bilinear(
     x: Tensor, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: str = "DEFAULT"
 ) -> Tensor:
-    """The last two axes to a size, linearly. iOS 15. Reference: iOS15.image_resizing.resize_bilinear"""
+    """The last two axes resized linearly. iOS 15. Reference: iOS15.image_resizing.resize_bilinear"""
     for axis, target in ((-2, target_size_height), (-1, target_size_width)):
         x = _interpolated(x, axis, grid(x.shape[axis], target, sampling_mode))
     return x
@@ -124,15 +119,15 @@ def resize(
     interpolation_mode: str = "LINEAR",
     sampling_mode: str = "DEFAULT",
 ) -> Tensor:
-    """The last `resized_dims` axes to the last sizes of `shape` (0 keeps one), LINEAR or NEAREST_NEIGHBOR.
+    """The last `resized_dims` axes resized to the last sizes of `shape` (0: unchanged), LINEAR or NEAREST_NEIGHBOR.
 
-    The nearest pixel is the one that the point rounds to, halves up. iOS 17. Reference: iOS17.image_resizing.resize
+    The nearest pixel is the rounded point, halves up. iOS 17. Reference: iOS17.image_resizing.resize
     """
     for axis in range(-resized_dims, 0):
         points = grid(x.shape[axis], shape[axis] or x.shape[axis], sampling_mode)
         if interpolation_mode == "LINEAR":
-            wanted = _interpolated(x if x.is_floating_point() else x.double(), axis, points)
-            x = wanted.to(x.dtype)
+            resized = _interpolated(x if x.is_floating_point() else x.double(), axis, points)
+            x = resized.to(x.dtype)
         elif interpolation_mode == "NEAREST_NEIGHBOR":
             x = _nearest(x, axis, (points + 0.5).floor())
         else:
@@ -156,8 +151,8 @@ def crop_resize(
 ) -> Tensor:
     """Boxes of x [B, C, H, W], each resized linearly to target_height × target_width.
 
-    iOS 15: roi [N, 1, 4 or 5, 1, 1] → [N, B or 1, C, h, w], the fifth number (first) being the image; 16 adds
-    pad_value for points outside the image (before, they are clamped); 17: boxes [N, 4] and box_indices [N]
+    iOS 15: roi [N, 1, 4 or 5, 1, 1] → [N, B or 1, C, h, w], of five numbers the first is the image; 16 adds
+    pad_value for points outside the image (iOS 15 clamps them); 17: boxes [N, 4] and box_indices [N]
     → [N, C, h, w]. Reference: iOS17.image_resizing.crop_resize
     """
     height, width = x.shape[-2:]
@@ -171,7 +166,7 @@ def crop_resize(
         images = [[i] for i in (box_indices if box_indices is not None else range(len(rows)))]
     else:
         raise ValueError("crop_resize needs roi or boxes")
-    for row, chosen in zip(rows, images, strict=True):
+    for row, image in zip(rows, images, strict=True):
         corners = [value * spatial_scale for value in _corners(row, box_coordinate_mode)]
         if normalized_coordinates:
             corners = [value * (size - 1) for value, size in zip(corners, (height, width, height, width), strict=True)]
@@ -179,7 +174,7 @@ def crop_resize(
             _crop_points(corners[i], corners[i + 2], count, sampling_mode)
             for i, count in ((0, target_height), (1, target_width))
         ]
-        crop = x[torch.tensor(chosen, device=x.device)]
+        crop = x[torch.tensor(image, device=x.device)]
         for axis, place in zip((-2, -1), points, strict=True):
             crop = _interpolated(crop, axis, place)
         if opset >= 16:
@@ -217,119 +212,8 @@ def _outside_padded(crop: Tensor, points: list[Tensor], sizes: tuple[int, int], 
     return torch.where(mask, crop, torch.full((), value, dtype=crop.dtype, device=crop.device))
 
 
-def resample(
-    x: Tensor,
-    coordinates: Tensor,
-    sampling_mode: str,
-    padding_mode: str,
-    padding_value: float,
-    coordinates_mode: str,
-    align_corners: bool,
-) -> Tensor:
-    """x [B, C, H, W] at coordinates [B, h, w, 2] in order (x, y) → [B, C, h, w].
-
-    sampling_mode bilinear or nearest; padding_mode constant, border, reflection (edge not repeated), symmetric
-    (edge repeated); coordinates_mode unnormalized, normalized_minus_one_to_one, normalized_zero_to_one.
-    iOS 15; 16 adds fp16 coordinates, 17 8-bit and 16-bit integers. Reference: iOS15.image_resizing.resample
-    """
-    places = coordinates.to(torch.float32)
-    height, width = x.shape[-2:]
-    across = _pixels(places[..., 0], width, coordinates_mode, align_corners=align_corners)
-    down = _pixels(places[..., 1], height, coordinates_mode, align_corners=align_corners)
-    read = _reader(x, padding_mode, padding_value)
-    if sampling_mode == "nearest":  # reflected first, rounded then, halves to the even pixel, as PyTorch does
-        return read(_reflected(down, height, padding_mode).round(), _reflected(across, width, padding_mode).round())
-    if sampling_mode != "bilinear":
-        raise ValueError(f"there is no sampling_mode {sampling_mode!r}")
-    top, left = down.floor(), across.floor()
-    lower, right = (down - top)[:, None], (across - left)[:, None]
-    upper_row = read(top, left) * (1 - right) + read(top, left + 1) * right
-    lower_row = read(top + 1, left) * (1 - right) + read(top + 1, left + 1) * right
-    return upper_row * (1 - lower) + lower_row * lower
-
-
-def _pixels(places: Tensor, size: int, mode: str, *, align_corners: bool) -> Tensor:
-    match mode:
-        case "unnormalized":
-            return places
-        case "normalized_minus_one_to_one":
-            unit = (places + 1) / 2
-        case "normalized_zero_to_one":
-            unit = places
-        case _:
-            raise ValueError(f"there is no coordinates_mode {mode!r}")
-    return unit * (size - 1) if align_corners else unit * size - 0.5
-
-
-def _reader(x: Tensor, mode: str, value: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function from whole rows and columns [B, h, w] to the pixels there, padding applied."""
-    height, width = x.shape[-2:]
-    batch = torch.arange(x.shape[0], device=x.device)[:, None, None]
-
-    def read(rows: Tensor, columns: Tensor) -> Tensor:
-        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        pixels = x[batch, :, _folded(rows, height, mode), _folded(columns, width, mode)].movedim(-1, 1)
-        if mode != "constant":
-            return pixels
-        return torch.where(inside[:, None], pixels, torch.full((), value, dtype=x.dtype, device=x.device))
-
-    return read
-
-
-def _reflected(places: Tensor, size: int, mode: str) -> Tensor:
-    """Places brought back between the edges by the two padding modes that reflect."""
-    if mode == "reflection":
-        period = max(1, 2 * (size - 1))
-        inner = torch.remainder(places, period)
-        return torch.where(inner > size - 1, period - inner, inner)
-    if mode == "symmetric":
-        inner = torch.remainder(places + 0.5, 2 * size)
-        return (torch.where(inner > size, 2 * size - inner, inner) - 0.5).clamp(0, size - 1)
-    return places
-
-
-def _folded(places: Tensor, size: int, mode: str) -> Tensor:
-    """Whole places brought inside 0 … size - 1 by a padding mode."""
-    whole = places.to(torch.int64)
-    match mode:
-        case "constant" | "border":
-            return whole.clamp(0, size - 1)
-        case "reflection":
-            period = max(1, 2 * (size - 1))
-            inner = torch.remainder(whole, period)
-            return torch.where(inner >= size, period - inner, inner)
-        case "symmetric":
-            inner = torch.remainder(whole, 2 * size)
-            return torch.where(inner >= size, 2 * size - 1 - inner, inner)
-    raise ValueError(f"there is no padding_mode {mode!r}")
-
-
-def affine(
-    x: Tensor,
-    transform_matrix: Tensor,
-    output_height: int,
-    output_width: int,
-    sampling_mode: str,
-    padding_mode: str,
-    padding_value: float,
-    coordinates_mode: str,
-    align_corners: bool,
-) -> Tensor:
-    """x sampled at (a0·x + a1·y + a2, b0·x + b1·y + b2) for each output place; matrix [B or 1, 6]; iOS 15.
-
-    Only bilinear, constant zero padding, -1 … 1 coordinates and aligned corners exist, as Core ML documents.
-    Reference: iOS15.image_resizing.affine
-    """
-    matrix = transform_matrix.reshape(-1, 2, 3).expand(x.shape[0], 2, 3)
-    size = [x.shape[0], x.shape[1], output_height, output_width]
-    places = F.affine_grid(matrix, size, align_corners=True)
-    return resample(x, places, sampling_mode, padding_mode, padding_value, coordinates_mode, align_corners)
-
-
 OPS: Table = {
-    "affine": wide(affine),
     "crop_resize": wide(crop_resize),
-    "resample": wide(resample),
     "resize": wide(resize, since=17),
     "resize_bilinear": wide(resize_bilinear),
     "resize_nearest_neighbor": keep(resize_nearest_neighbor),

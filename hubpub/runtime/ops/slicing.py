@@ -20,11 +20,11 @@ def slice_by_index(
     end_mask: Bools | None = None,
     squeeze_mask: Bools | None = None,
 ) -> Tensor:
-    """x[begin:end:stride] per axis, as NumPy counts; negative strides too.
+    """x[begin:end:stride] per axis, as in NumPy; strides may be negative.
 
-    Where begin_mask (end_mask) is set, the axis is taken from its first (to its last)
-    element; where squeeze_mask is set, begin alone counts and the axis goes. iOS 15; since
-    17 x of 8-bit and 16-bit integers. Reference: iOS15.tensor_transformation.slice_by_index
+    begin_mask (end_mask): the axis starts at its first (ends at its last) element.
+    squeeze_mask: the axis is removed, only `begin` is used. iOS 15; since 17 also 8-bit and
+    16-bit integers. Reference: iOS15.tensor_transformation.slice_by_index
     """
     for axis in reversed(range(x.ndim)):
         if squeeze_mask and squeeze_mask[axis]:
@@ -77,7 +77,7 @@ def slice_update(
 
 
 def crop(x: Tensor, crop_height: Ints, crop_width: Ints) -> Tensor:
-    """(before, after) cut off the last two axes. iOS 15. Reference: iOS15.image_resizing.crop"""
+    """x without (before, after) elements of the last two axes. iOS 15. Reference: iOS15.image_resizing.crop"""
     height, width = x.shape[-2:]
     return x[..., crop_height[0] : height - crop_height[1], crop_width[0] : width - crop_width[1]]
 

@@ -1,27 +1,27 @@
-"""What an op of the table is: a function, how it treats half precision, and since when it exists.
+"""Rows of the op table: a function, its handling of half precision, and the first opset that has the op.
 
-A function's signature is the declaration of its inputs: the parameter's name is the MIL
-name, its annotation says in which form it comes, its default makes it optional.
+The function's signature declares the op's inputs: a parameter's name is the MIL name, its
+annotation is the form of the argument, its default makes it optional.
 
-    Tensor    a tensor on the model's device     Tensors  several of them (concat's `values`)
-    int float bool str                           a Python value
-    Ints Bools                                   a tuple of Python values
-    Array     a constant, as an array on the host (constexpr ops)
+    Tensor    a tensor on the model's device      Tensors  a tuple of tensors (concat's `values`)
+    int float bool str                            a Python value
+    Ints Bools                                    a tuple of Python values
+    Array     a constant as a NumPy array (constexpr ops)
     Packed    a constant whose elements may be packed (constexpr ops)
-    Any       whatever it is (lists, states, class labels)     Values  several of them (loop variables)
+    Any       any value (list, state, class labels)    Values  a tuple of values (loop variables)
 
-Four names are not inputs but are filled in by the machine where a function asks for them:
-`opset` (15, 16, 17, 18, 26), `dtype` (the torch dtype of the first output), `device`, and
-`blocks` (the op's blocks as functions).
+Four parameter names are not inputs; the runtime supplies them: `opset` (15, 16, 17, 18, 26),
+`dtype` (the torch dtype of the first output), `device`, and `blocks` (the op's blocks as
+functions).
 
 Half precision (`half`), in a program run at fp16:
 
-    "keep"    moves elements, computes nothing: any dtype goes in and comes out
-    "native"  torch's own half kernel is used; it computes one value in fp32 and rounds it
-              once (a test compares each with the wide way, over all 65,536 halves)
-    "wide"    inputs are widened to fp32, the result is rounded to fp16: half-precision
-              storage with fp32 accumulation, as the GPU and the Neural Engine document it
-    "matrix"  as "wide" on the CPU, where torch's half convolutions take minutes; on CUDA
+    "keep"    moves elements, computes nothing: the dtype does not change
+    "native"  uses torch's half kernel, which computes each value in fp32 and rounds it once
+              (a test compares each kernel with "wide" over all 65,536 halves)
+    "wide"    converts inputs to fp32 and rounds the result to fp16: half-precision storage
+              with fp32 accumulation, as documented for the GPU and the Neural Engine
+    "matrix"  "wide" on the CPU, where torch's half convolutions take minutes; on CUDA,
               torch's half kernels, which accumulate in fp32
 """
 
@@ -36,9 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-REFERENCE = "https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html"
-
-# What a program's function says → the first system that has it.
+# Opset of a program's function → the first iOS version that has it.
 OPSETS: Mapping[str, int] = {"CoreML5": 15, "CoreML6": 16, "CoreML7": 17, "CoreML8": 18, "CoreML9": 26}
 
 Tensor = torch.Tensor
@@ -68,7 +66,7 @@ class Packed(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """One input of an op: the form it comes in, and whether it must be there."""
+    """One input of an op: its form, and whether it is required."""
 
     form: str
     required: bool
@@ -119,7 +117,7 @@ def _op(run: Callable[..., Any], half: Half, since: int) -> Op:
     return Op(run=run, half=half, since=since, parameters=parameters, injected=frozenset(injected))
 
 
-# The names that ops give to data types in their string inputs.
+# Names of data types in string inputs of ops.
 DTYPE_NAMES: Mapping[str, torch.dtype] = {
     "fp16": torch.float16,
     "fp32": torch.float32,

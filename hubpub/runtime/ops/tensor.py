@@ -1,4 +1,4 @@
-"""Ops that make tensors, sort them, pad them or ask about them.
+"""Ops that create, sort, pad and inspect tensors.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
 (each function names its anchor there).
@@ -98,7 +98,7 @@ def pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0)
 
 
 def _mirrored(size: int, before: int, after: int, mode: str) -> Tensor:
-    """For each place of a padded axis the place of the axis that it repeats."""
+    """For each position of a padded axis, the position of x that it repeats."""
     places = torch.arange(-before, size + after)
     if mode == "replicate":
         return places.clamp(0, size - 1)

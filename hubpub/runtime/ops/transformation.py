@@ -2,7 +2,7 @@
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
 (each function names its anchor there). All take floats, integers and bools; iOS 17 adds 8-bit
-and 16-bit integers to most. None computes anything.
+and 16-bit integers to most. They move elements and compute nothing.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
 
 
 def reshape(x: Tensor, shape: Ints, opset: int) -> Tensor:
-    """The same elements in another shape; one size may be -1 (what is left).
+    """The same elements in another shape; one size may be -1 (computed from the rest).
 
-    0 takes over a size of x: until iOS 16 that of the same axis, where both ranks agree;
-    since iOS 17 counted from the last axis, and 1 where x has no such axis.
+    A size of 0 copies a size of x: up to iOS 16 that of the same axis (both ranks must be
+    equal); since iOS 17 counted from the last axis, or 1 if x has no such axis.
     Reference: iOS15.tensor_transformation.reshape, iOS17.tensor_transformation.reshape
     """
     if 0 in shape and x.numel() > 0:
         offset = len(shape) - x.ndim
         if opset < 17 and offset:
-            raise ValueError(f"reshape to {shape} takes over sizes of {tuple(x.shape)}, whose rank is another")
+            raise ValueError(f"reshape to {shape} copies sizes of {tuple(x.shape)}, which has a different rank")
         shape = tuple(size if size else (x.shape[i - offset] if i >= offset else 1) for i, size in enumerate(shape))
     return x.reshape(shape)
 
@@ -134,7 +134,7 @@ def pixel_unshuffle(x: Tensor, downscale_factor: int) -> Tensor:
 def space_to_batch(x: Tensor, block_shape: Ints, paddings: Ints) -> Tensor:
     """Spatial blocks become batch entries: [n, C, H, W] → [n·b0·b1, C, …].
 
-    `paddings` [[top, bottom], [left, right]] zeros are added before.
+    `paddings` [[top, bottom], [left, right]]: zeros added first.
     iOS 15. Reference: iOS15.tensor_transformation.space_to_batch
     """
     (b0, b1), (top, bottom, left, right) = block_shape, paddings
@@ -147,7 +147,7 @@ def space_to_batch(x: Tensor, block_shape: Ints, paddings: Ints) -> Tensor:
 def batch_to_space(x: Tensor, block_shape: Ints, crops: Ints) -> Tensor:
     """The inverse of space_to_batch: batch entries become spatial blocks.
 
-    `crops` [[top, bottom], [left, right]] is cut off after.
+    `crops` [[top, bottom], [left, right]]: elements removed from the result.
     iOS 15. Reference: iOS15.tensor_transformation.batch_to_space
     """
     (b0, b1), (top, bottom, left, right) = block_shape, crops

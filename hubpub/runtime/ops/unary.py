@@ -1,7 +1,7 @@
 """Elementwise ops of one tensor, and cast.
 
 Reference: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
-(each function names its anchor there). Float in, float out, except where integers are named.
+(each function names its anchor there). Floats only, unless a docstring names integers.
 """
 
 from __future__ import annotations

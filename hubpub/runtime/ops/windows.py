@@ -1,4 +1,4 @@
-"""How far windows reach over the edge: the padding that convolution and pooling share."""
+"""Padding of convolution and pooling windows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def window_pads(
 ) -> Pads:
     """(before, after) per spatial axis.
 
-    `same` pads so that ceil(size / stride) windows fit, the odd element after; `same_lower` before.
+    `same` pads so that ceil(size / stride) windows fit; an odd element goes after the axis, with `same_lower`
+    before it.
     """
     match pad_type:
         case "valid":
             return ((0, 0),) * len(sizes)
         case "custom":
-            given = pad or (0,) * 2 * len(sizes)
-            return tuple(zip(given[0::2], given[1::2], strict=True))
+            amounts = pad or (0,) * 2 * len(sizes)
+            return tuple(zip(amounts[0::2], amounts[1::2], strict=True))
         case "same" | "same_lower":
             return tuple(
                 _same(size, (k - 1) * dilation + 1, stride, lower=pad_type == "same_lower")
