@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hubpub.palettize.kmeans import jit
+from hubpub.checkpoints.jit import jit
 
 Words = npt.NDArray[np.uint16]
 Doublewords = npt.NDArray[np.uint32]

@@ -118,7 +118,8 @@ def variants(
 
     Example: hubpub variants apple/coreml-stable-diffusion-2-1-base-palettized
     """
-    from hubpub.engine.progress import human, table
+    from hubpub.engine.progress import table
+    from hubpub.files.sizes import human
     from hubpub.verbs.fetch import variants as verb
     from hubpub.verbs.session import Session
     from hubpub.verbs.settings import configured

@@ -48,7 +48,7 @@ def demo(
 
     Example: hubpub demo
     """
-    from hubpub.engine.progress import human
+    from hubpub.files.sizes import human
     from hubpub.verbs.demo import REPO, REQUEST
     from hubpub.verbs.demo import demo as verb
     from hubpub.verbs.session import Session

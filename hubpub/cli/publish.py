@@ -183,7 +183,8 @@ def card(
 
 
 def _show_plan(made: Plan, missing: frozenset[str]) -> None:
-    from hubpub.engine.progress import human, table
+    from hubpub.engine.progress import table
+    from hubpub.files.sizes import human
 
     # without `to`, publish puts the name of the token's account there
     destination = made.destination if made.config.to else f"<you>/{made.destination.rpartition('/')[2]}"

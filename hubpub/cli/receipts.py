@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hubpub.engine.progress import human, table
+from hubpub.engine.progress import table
+from hubpub.files.sizes import human
 from hubpub.remote.destinations import changes
 
 if TYPE_CHECKING:

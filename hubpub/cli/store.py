@@ -23,7 +23,8 @@ def listing(json: shared.Json = False, debug: shared.Debug = False) -> None:
 
     Example: hubpub cache ls
     """
-    from hubpub.engine.progress import human, table
+    from hubpub.engine.progress import table
+    from hubpub.files.sizes import human
     from hubpub.verbs import cache as verb
     from hubpub.verbs.session import Session
 

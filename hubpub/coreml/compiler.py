@@ -31,8 +31,9 @@ from hubpub.coreml.printer import print_program
 from hubpub.coreml.shape_ranges import flexible_attributes
 from hubpub.coreml.supported import check_interface, check_supported, features
 from hubpub.coreml.survey import Survey, survey
-from hubpub.coreml.weights import place, weight_files
+from hubpub.coreml.weights import weight_files
 from hubpub.errors import CannotWrite, ConfigError, StepFailed
+from hubpub.files.copies import place
 from hubpub.files.disk import writing
 
 T = TypeVar("T")

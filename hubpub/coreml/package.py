@@ -21,6 +21,7 @@ WEIGHT_BIN = WEIGHTS / "weight.bin"
 MANIFEST = Path("Manifest.json")
 # The prefix of a blob's fileName; it names the folder that contains model.mlmodel.
 MODEL_PATH = "@model_path/"
+WEIGHT_REFERENCE = "@model_path/weights/weight.bin"
 
 _AUTHOR = "com.apple.CoreML"
 

@@ -6,11 +6,7 @@ type that the program declares.
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from hubpub.coreml.package import MODEL_PATH
@@ -18,8 +14,6 @@ from hubpub.coreml.survey import BlobUse
 from hubpub.coreml.values import DTYPE_NAMES, blob_bytes
 from hubpub.coreml.weight_file import BlobReader
 from hubpub.errors import BadPackage
-
-_CLONE = 0x40049409  # FICLONE, linux/fs.h
 
 
 def weight_files(blobs: Iterable[BlobUse], folder: Path) -> dict[PurePosixPath, Path]:
@@ -38,20 +32,6 @@ def weight_files(blobs: Iterable[BlobUse], folder: Path) -> dict[PurePosixPath, 
         _check(path, uses)
         files[relative] = path
     return files
-
-
-def place(source: Path, target: Path, *, link: bool) -> None:
-    """Copy a file to `target`: as a hard link (with `link`, if possible), else as a clone, else as a copy.
-
-    Edits of a hard-linked file change both names, so use `link` only for files that are never edited.
-    """
-    source = source.resolve()
-    if link:
-        with suppress(OSError):  # another volume, or a file system without links
-            target.hardlink_to(source)
-            return
-    if not _clone(source, target):
-        shutil.copyfile(source, target)
 
 
 def _relative(name: str) -> PurePosixPath:
@@ -75,31 +55,3 @@ def _check(path: Path, uses: Iterable[BlobUse]) -> None:
                 )
     finally:
         reader.close()
-
-
-def _clone(source: Path, target: Path) -> bool:
-    """Make a copy-on-write clone; False if the file system cannot (Btrfs and XFS can)."""
-    if not sys.platform.startswith("linux"):
-        return False
-    import fcntl
-
-    with source.open("rb") as original, target.open("wb") as copy:
-        try:
-            fcntl.ioctl(copy.fileno(), _CLONE, original.fileno())
-        except OSError:
-            return _copy_range(original.fileno(), copy.fileno(), source.stat().st_size)
-    return True
-
-
-def _copy_range(source: int, target: int, size: int) -> bool:
-    """Copy inside the kernel; False if it cannot: the target is then incomplete and must be written again."""
-    done = 0
-    while done < size:
-        try:
-            copied = os.copy_file_range(source, target, size - done)
-        except OSError:
-            return False
-        if not copied:
-            return False
-        done += copied
-    return True

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from hubpub.engine.store import Entry
+from hubpub.files.sizes import human
 from hubpub.steps.step import Step
 
 if TYPE_CHECKING:
@@ -223,15 +224,6 @@ def reporter(*, quiet: bool) -> Iterator[Reporter]:
         )
         with Progress(*columns, console=console, transient=True) as progress:
             yield Live(console, progress)
-
-
-def human(size: float) -> str:
-    """Bytes as people say them: 1.3 GB (powers of ten, as the Hub shows them)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
 
 
 def table(rows: Sequence[Mapping[str, str]], *, right: frozenset[str] = frozenset()) -> str:

@@ -14,7 +14,6 @@ a reflink or a copy.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -31,6 +30,8 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 
 from hubpub.errors import Damaged, StoreError
+from hubpub.files.copies import link_in_place
+from hubpub.files.digests import Digests, sha256
 from hubpub.files.disk import writing
 
 _ENTRY = "entry.json"
@@ -274,57 +275,7 @@ class Store:
                     same = folder / _PAYLOAD / there.path
                     if there.sha256 in large and self.digests.of(same) == there.sha256:
                         for path in large.pop(there.sha256):
-                            _link(same, payload / path)
-
-
-class Digests:
-    """sha256 of files by device, inode, size and mtime, kept across runs: an unchanged file is not read again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, str] = {}
-        with suppress(OSError, ValueError):
-            self._known = json.loads(path.read_text(encoding="utf-8"))
-        self._new = False
-
-    def of(self, path: Path) -> str:
-        """64 hex digits of a file's content."""
-        return self._known.get(_identity(path)) or self.remember(path, sha256(path))
-
-    def remember(self, path: Path, digest: str) -> str:
-        """Keep a digest that was computed elsewhere."""
-        self._known[_identity(path)] = digest
-        self._new = True
-        return digest
-
-    def save(self) -> None:
-        """Write the cache, if anything is new in it."""
-        if self._new:
-            temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(self._known), encoding="utf-8")
-            temporary.replace(self._path)
-            self._new = False
-
-
-def sha256(path: Path) -> str:
-    """64 hex digits of a file's content, read once in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def clone(source: Path, target: Path) -> None:
-    """Copy a file: a reflink where the file system has them, else the system's own copy; writable, never linked."""
-    if not _reflink(source, target):
-        shutil.copyfile(source, target)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Put a hard link in a file's place, at once; nothing where it is one already, which a rename would leave twice."""
-    if source.samefile(target):
-        return
-    temporary = target.with_name(f"{target.name}.{uuid4().hex[:8]}")
-    os.link(source, temporary)
-    temporary.replace(target)
+                            link_in_place(same, payload / path)
 
 
 def default_root() -> Path:
@@ -333,25 +284,6 @@ def default_root() -> Path:
     if given:
         return Path(given).expanduser()
     return Path(user_cache_dir("hubpub", appauthor=False))
-
-
-def _reflink(source: Path, target: Path) -> bool:
-    """FICLONE (Linux: btrfs, xfs, bcachefs); False where it is not to be had."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    with source.open("rb") as given, target.open("wb") as made:
-        try:
-            fcntl.ioctl(made.fileno(), 0x40049409, given.fileno())
-        except OSError:
-            return False
-    return True
-
-
-def _identity(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _remove(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from hubpub.errors import CannotWrite, HubpubError, NoSpace
+from hubpub.files.sizes import human
 
 # Bytes left free on a disk for everything else.
 SPARE: Final = 64 << 20
@@ -46,7 +47,7 @@ def refused(
     if not is_full(error):
         return CannotWrite(f"{place} cannot be written: {error.strerror or error}.", hint=hint)
     missing = max(0, left() + SPARE - free(place)) if left is not None else None
-    more = f"; {size(missing)} more are needed" if missing else ""
+    more = f"; {human(missing)} more are needed" if missing else ""
     return NoSpace(
         f"The disk of {place} is full{more}.", hint=f"{kept} Free some space and run again.".strip(), missing=missing
     )
@@ -62,7 +63,7 @@ def check_space(place: Path, wanted: int, *, what: str, hint: str = "Free some s
     there = free(place)
     if there < wanted + SPARE:
         raise NoSpace(
-            f"{what} needs {size(wanted)} in {place}, and {size(there)} are free.",
+            f"{what} needs {human(wanted)} in {place}, and {human(there)} are free.",
             hint=hint,
             missing=wanted + SPARE - there,
         )
@@ -82,8 +83,3 @@ def free(place: Path) -> int:
 def nearest(place: Path) -> Path:
     """The path itself, else the nearest folder above it that exists."""
     return next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
-
-
-def size(count: int) -> str:
-    """Bytes as GB."""
-    return f"{count / 1e9:.2f} GB"

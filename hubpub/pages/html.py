@@ -15,8 +15,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hubpub.engine.progress import human
-from hubpub.release.templates import folder
+from hubpub.files.sizes import human
+from hubpub.pages.templates import folder
 
 STYLE = "page.css"
 

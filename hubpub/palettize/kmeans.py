@@ -14,28 +14,18 @@ functions only those are used that IEEE 754 defines to the last bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from hubpub.checkpoints.jit import jit
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 _GROUPS_PER_CLUSTER = 8
 _MIN_GROUPS = 256
 _ROUNDS = 20
-
-
-def jit(function: Function) -> Function:
-    """Compile on first use, once per machine. No fastmath: it would let the machine choose the rounding."""
-    try:
-        return cast("Function", numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # no folder to keep the machine code in: compile once per process
-        return cast("Function", numba.njit(nogil=True)(function))
 
 
 def exactly(values: Floats, weights: Floats, clusters: int) -> Ints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hubpub.palettize.kmeans import jit
+from hubpub.checkpoints.jit import jit
 
 # Every float16 by its bits, widened: looking one up is cheaper than converting it.
 _VALUES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from hubpub.checkpoints.jit import jit
 from hubpub.errors import BadWeights
 from hubpub.palettize import kmeans
 
@@ -142,7 +143,7 @@ def _words(weight: Float16s) -> Words:
     return words
 
 
-@kmeans.jit
+@jit
 def _count(words: Words) -> npt.NDArray[np.uint32]:
     # Two halves: neighbours often have the same bits, and one counter would wait for itself.
     counts = np.zeros((2, 65536), np.uint32)
@@ -155,13 +156,13 @@ def _count(words: Words) -> npt.NDArray[np.uint32]:
     return both
 
 
-@kmeans.jit
+@jit
 def _look_up(words: Words, codes: Bytes, indices: Bytes) -> None:
     for i in range(words.size):
         indices[i] = codes[words[i]]
 
 
-@kmeans.jit
+@jit
 def _pack(words: Words, codes: Bytes, bits: int, packed: Bytes) -> None:
     done = 0
     if bits == 6:  # four indices in three bytes, without the general loop's bookkeeping
@@ -188,7 +189,7 @@ def _pack(words: Words, codes: Bytes, bits: int, packed: Bytes) -> None:
         packed[out] = value
 
 
-@kmeans.jit
+@jit
 def _unpack(packed: Bytes, bits: int, indices: Bytes) -> None:
     at, held, value = 0, 0, 0
     for i in range(indices.size):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-
-from hubpub.errors import ConfigError
 
 CARD = "README.md"
 MANIFEST = "hubpub.json"
 SIGNATURE = "hubpub.json.sigstore.json"  # sigstore's own ending
 IMAGES = "images"
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +24,6 @@ class Artifact:
 def package_stem(name: str, component: str) -> str:
     """Stem of a package: `prompthero/openjourney-v4`, `unet` → Apple's converter's name."""
     return f"Stable_Diffusion_version_{name.replace('/', '_')}_{component}"
-
-
-def check_repo_id(repo_id: str) -> str:
-    """`repo_id` if it has the Hub's form OWNER/NAME; ConfigError if not."""
-    name = repo_id.partition("/")[2]
-    if (
-        not REPO_ID.fullmatch(repo_id)
-        or len(repo_id) > 96
-        or "--" in repo_id
-        or ".." in repo_id
-        or name.endswith(".git")
-    ):
-        raise ConfigError(
-            f"{repo_id!r} is not a repo id.", hint="A repo id is OWNER/NAME, for example prompthero/openjourney-v4."
-        )
-    return repo_id
 
 
 def default_destination(owner: str, source_name: str, bits: int) -> str:

@@ -10,8 +10,8 @@ import yaml
 from jinja2 import TemplateError as JinjaError
 
 from hubpub.errors import TemplateError
+from hubpub.pages.templates import environment
 from hubpub.plan.names import fetch_folder
-from hubpub.release.templates import environment
 
 TEMPLATE = "card.md.j2"
 

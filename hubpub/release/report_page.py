@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hubpub.engine.progress import human
+from hubpub.files.sizes import human
 from hubpub.pages.html import STYLE, file_tree, own, page, policy
 from hubpub.release import charts
 from hubpub.release.charts import Chart

@@ -21,8 +21,8 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-from hubpub.engine.store import Digests
 from hubpub.errors import FetchError
+from hubpub.files.digests import Digests
 from hubpub.files.disk import writing
 from hubpub.release.release import RemoteFile, RemoteState
 

@@ -10,8 +10,9 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hubpub.engine.store import clone, sha256
 from hubpub.errors import CannotWrite, DigestMismatch, UnsafeArchive
+from hubpub.files.copies import clone
+from hubpub.files.digests import sha256
 from hubpub.files.disk import check_space, writing
 from hubpub.files.paths import check_relative
 from hubpub.release.release import blob_id

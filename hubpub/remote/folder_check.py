@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hubpub.engine.store import Digests, sha256
 from hubpub.errors import FetchError, UnsafeArchive
+from hubpub.files.digests import Digests, sha256
 from hubpub.files.paths import check_all
 from hubpub.plan.names import MANIFEST
 from hubpub.release.release import MAX_MANIFEST_BYTES, blob_id, parse_manifest

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from hubpub.engine.store import Digests
 from hubpub.errors import SourceNotFound
+from hubpub.files.digests import Digests
 from hubpub.sources.source import Snapshot, Source, SourceFile
 
 if TYPE_CHECKING:

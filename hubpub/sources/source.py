@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubpub.errors import ConfigError
-from hubpub.plan.names import REPO_ID, check_repo_id
+from hubpub.files.repo_ids import REPO_ID, check_repo_id
 
 _GIT = re.compile(r"git\+(?P<url>.+?)(?:@(?P<revision>[^@/:]+))?")
 

@@ -19,7 +19,7 @@ from hubpub.coreml.package import MODEL, WEIGHT_BIN, serialize, write_manifest
 from hubpub.coreml.program import INDEX_TYPES, PROGRAM_VERSION, main_block, write
 from hubpub.coreml.weight_file import retype
 from hubpub.coreml.weight_index import WEIGHT_FILE, WeightIndex
-from hubpub.coreml.weights import place
+from hubpub.files.copies import place
 from hubpub.networks import Size
 from hubpub.steps.step import Step
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from hubpub.errors import FetchError
 from hubpub.files.disk import writing
-from hubpub.plan.names import REPO_ID
+from hubpub.files.repo_ids import REPO_ID
+from hubpub.pages.templates import environment
 from hubpub.release.card import ATTENTION_USE
-from hubpub.release.templates import environment
 from hubpub.remote.app_config import AppConfig, app_config, minimum_os
 from hubpub.remote.cache import FetchCache, look_up
 

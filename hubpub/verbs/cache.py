@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubpub.engine.progress import human
 from hubpub.engine.store import Entry
 from hubpub.errors import FilesChanged
+from hubpub.files.sizes import human
 from hubpub.verbs.session import Session
 
 

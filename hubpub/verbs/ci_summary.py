@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubpub.files.disk import writing
-from hubpub.release.templates import environment
+from hubpub.pages.templates import environment
 from hubpub.remote.destinations import changes
 
 if TYPE_CHECKING:

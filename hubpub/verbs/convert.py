@@ -15,7 +15,8 @@ from typing import Any
 
 from hubpub.checkpoints import open_checkpoint
 from hubpub.engine.runner import execute
-from hubpub.engine.store import Entry, sha256
+from hubpub.engine.store import Entry
+from hubpub.files.digests import sha256
 from hubpub.plan.config import Config, effective
 from hubpub.plan.names import Artifact
 from hubpub.plan.plan import Plan

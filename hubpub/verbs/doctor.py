@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import psutil
 
 from hubpub import __version__
-from hubpub.engine.progress import human
 from hubpub.errors import Damaged, HubpubError, PreflightError, ToolMissing
 from hubpub.files import disk as disks
 from hubpub.files.processes import find_coremlcompiler
+from hubpub.files.sizes import human
 from hubpub.verbs.session import Session
 
 if TYPE_CHECKING:

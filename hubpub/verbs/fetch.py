@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from hubpub.engine.store import StoredFile
 from hubpub.errors import CannotWrite, FetchError, UnsafeArchive
 from hubpub.files.disk import writing
+from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.unzip import unpack
 from hubpub.plan.config import Fetch
-from hubpub.plan.names import check_repo_id, fetch_folder
+from hubpub.plan.names import fetch_folder
 from hubpub.remote import folder_check, offers
 from hubpub.remote.cache import FetchCache, look_up
 from hubpub.remote.download import bring

@@ -11,9 +11,10 @@ from typing import Protocol
 from hubpub import __version__
 from hubpub.errors import ConfigError, HubpubError, SourceError
 from hubpub.files.disk import writing
+from hubpub.files.repo_ids import check_repo_id
+from hubpub.pages.templates import environment, folder
 from hubpub.plan.config import FILE
-from hubpub.plan.names import check_repo_id, default_destination
-from hubpub.release.templates import environment, folder
+from hubpub.plan.names import default_destination
 from hubpub.sources import source as sources
 from hubpub.sources.metadata import MODEL_INDEX, read_facts
 from hubpub.verbs.session import Session, using

@@ -13,14 +13,15 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubpub.architectures import Component, check_components, component_of_output
 from hubpub.coreml.package import read_model
 from hubpub.coreml.survey import survey
-from hubpub.engine.store import sha256
 from hubpub.errors import ConfigError, ParityTooLow, ToolMissing
+from hubpub.files.digests import sha256
 from hubpub.plan.config import effective
 from hubpub.remote.signing import demanded
 from hubpub.steps import FromSource, Reference
@@ -143,15 +144,12 @@ def raise_low(measured: Iterable[Measured]) -> None:
 
 
 def _check_tools() -> None:
-    try:
-        import diffusers  # noqa: F401
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
+    absent = [name for name in Reference.NEEDS if find_spec(name) is None]
+    if absent:
         raise ToolMissing(
-            f"To compare with the source {error.name} is needed, which is not installed.",
-            hint="Install it with `pip install 'hubpub[convert]'`.",
-        ) from error
+            f"To compare with the source {', '.join(absent)} is needed, which is not installed.",
+            hint="Install it with `pip install 'hubpub[numeric]'`.",
+        )
 
 
 def _measure_folder(folder: Path, source: str, session: Session, floors: Mapping[str, float]) -> Iterator[Measured]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 
-from hubpub.engine.progress import human
 from hubpub.engine.runner import cached
 from hubpub.engine.store import Store
 from hubpub.errors import (
@@ -24,8 +23,10 @@ from hubpub.errors import (
     PreflightError,
     ToolMissing,
 )
+from hubpub.files.repo_ids import check_repo_id
+from hubpub.files.sizes import human
 from hubpub.plan.config import Config
-from hubpub.plan.names import check_repo_id, default_destination
+from hubpub.plan.names import default_destination
 from hubpub.plan.plan import Plan
 from hubpub.plan.planner import make_plan, source_files
 from hubpub.sources import source as sources

@@ -9,8 +9,9 @@ from typing import Any
 
 from hubpub.errors import ConfigError, DigestMismatch, SourceNotFound, raise_problems
 from hubpub.files.paths import check_all
+from hubpub.files.repo_ids import check_repo_id
 from hubpub.plan.config import Config, Delivery, effective
-from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
+from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
 from hubpub.release.outcome import Outcome
 from hubpub.release.release import Operation, Release, RemoteState, merge, parse_manifest, variant_of
 from hubpub.remote import signing

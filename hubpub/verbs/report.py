@@ -11,7 +11,8 @@ from typing import Any
 from hubpub.errors import ConfigError, DigestMismatch, FetchError
 from hubpub.files.disk import writing
 from hubpub.files.paths import check_relative
-from hubpub.plan.names import MANIFEST, check_repo_id
+from hubpub.files.repo_ids import check_repo_id
+from hubpub.plan.names import MANIFEST
 from hubpub.release.release import MAX_MANIFEST_BYTES, parse_manifest
 from hubpub.release.report_page import Picture, render
 from hubpub.verbs.session import Session, using

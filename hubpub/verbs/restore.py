@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubpub.errors import DigestMismatch, PublishError, raise_problems
-from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact, check_repo_id
+from hubpub.files.repo_ids import check_repo_id
+from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
 from hubpub.release.release import Operation, Release, RemoteFile, RemoteState, claimed
 from hubpub.remote.destinations import Means, open_destination
 from hubpub.remote.hub import Hub, is_content

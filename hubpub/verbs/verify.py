@@ -9,9 +9,10 @@ from typing import Any
 
 from hubpub.coreml.bundle import belongs, read_bundle
 from hubpub.coreml.package import read_model, weights_folder
-from hubpub.engine.progress import human
 from hubpub.errors import ConfigError, FetchError, FilesChanged, ModelError, SignatureInvalid
-from hubpub.plan.names import MANIFEST, SIGNATURE, check_repo_id
+from hubpub.files.repo_ids import check_repo_id
+from hubpub.files.sizes import human
+from hubpub.plan.names import MANIFEST, SIGNATURE
 from hubpub.release.release import RemoteState, variant_of
 from hubpub.remote import folder_check, offers, signing
 from hubpub.remote.cache import FetchCache, look_up

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd
 
-from hubpub.engine.store import Digests
 from hubpub.errors import (
     AccessDenied,
     CannotWrite,
@@ -23,6 +22,7 @@ from hubpub.errors import (
     SourceNotFound,
     UploadFailed,
 )
+from hubpub.files.digests import Digests
 from hubpub.localhub import Fault, LocalHub
 from hubpub.release.release import Release
 from hubpub.remote.destinations import Receipt, send

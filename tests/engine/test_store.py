@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hubpub.engine.store import Digests, Store, clone, sha256
+from hubpub.engine.store import Store
 from hubpub.errors import CannotWrite, Damaged, StoreError
+from hubpub.files.copies import clone
+from hubpub.files.digests import Digests, sha256
 
 KEY = "ab" * 32
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubpub.engine.store import sha256
 from hubpub.errors import NoSpace, UnsafeArchive
+from hubpub.files.digests import sha256
 from hubpub.files.paths import check_all, check_relative
 from hubpub.files.unzip import unpack
 from hubpub.steps import archive as archive_step

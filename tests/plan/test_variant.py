@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubpub.errors import ConfigError, UnknownVariant
-from hubpub.plan.names import check_repo_id, default_destination, fetch_folder, package_stem
+from hubpub.files.repo_ids import check_repo_id
+from hubpub.plan.names import default_destination, fetch_folder, package_stem
 from hubpub.plan.variant import ATTENTIONS, BITS, FORMATS, TARGETS, Variant, parse
 
 variants = st.builds(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hubpub.engine.store import Digests
 from hubpub.errors import CannotWrite, Conflict, NoSpace, UnsafeArchive
+from hubpub.files.digests import Digests
 from hubpub.release.release import Operation
 from hubpub.remote.destinations import send
 from hubpub.remote.destinations.folder import FolderDestination

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hubpub.engine.store import Digests
 from hubpub.errors import CannotWrite, ConfigError, NoSpace, PreflightError, raise_problems
+from hubpub.files.digests import Digests
 from hubpub.plan.config import Delivery
 from hubpub.remote.destinations import KINDS, Destination, Means, open_destination
 from hubpub.remote.hub import Account, Hub

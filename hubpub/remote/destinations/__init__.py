@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hubpub.engine.store import Digests, sha256
 from hubpub.errors import HubpubError
+from hubpub.files.digests import Digests, sha256
 from hubpub.plan.config import Delivery
 from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
 from hubpub.release.release import Operation, Release, RemoteState, diff

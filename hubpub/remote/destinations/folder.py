@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from hubpub.engine.store import Digests, clone, sha256
 from hubpub.errors import Conflict, HubpubError, PreflightError
+from hubpub.files.copies import clone
+from hubpub.files.digests import Digests, sha256
 from hubpub.files.disk import check_space, check_writable, writing
 from hubpub.files.paths import check_relative
 from hubpub.plan.names import CARD, MANIFEST

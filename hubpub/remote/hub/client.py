@@ -16,8 +16,8 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from hubpub.engine.store import Digests
 from hubpub.errors import CannotWrite, CardInvalid, FetchError
+from hubpub.files.digests import Digests
 from hubpub.files.front_matter import load
 from hubpub.plan.names import CARD, MANIFEST
 from hubpub.release.release import MAX_MANIFEST_BYTES, RemoteFile, RemoteState, parse_manifest

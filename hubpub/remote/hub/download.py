@@ -14,8 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 
-from hubpub.engine.store import Digests, sha256
 from hubpub.errors import BadWeights, DigestMismatch
+from hubpub.files.digests import Digests, sha256
 from hubpub.release.release import blob_id
 from hubpub.remote.hub import session
 from hubpub.sources.source import Snapshot, SourceFile

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from hubpub.engine.progress import human
+from hubpub.files.sizes import human
 
 
 def folder() -> Path:
