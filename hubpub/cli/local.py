@@ -63,7 +63,7 @@ def demo(
     drawn = (
         f"{done.picture}  ({REQUEST.prompt}, by the fetched packages)"
         if done.picture
-        else "pip install 'hubpub[convert]' first"
+        else "pip install 'hubpub[numeric]' first"
     )
     typer.echo(f"""
 Done in {done.seconds:.0f} s.

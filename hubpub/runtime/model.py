@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
     from hubpub.errors import ToolMissing
 
     raise ToolMissing(
-        "Running a model needs torch, which is not installed.", hint="Install it with: pip install 'hubpub[convert]'"
+        "Running a model needs torch, which is not installed.", hint="Install it with: pip install 'hubpub[numeric]'"
     ) from error
 
 from hubpub.coreml import schema_pb2 as schema

@@ -211,4 +211,4 @@ def draw_with_diffusers(folder: Path, request: Request) -> Pixels:
 
 
 def _missing(package: str) -> ToolMissing:
-    return ToolMissing(f"Drawing needs {package}.", hint="Install it with `pip install 'hubpub[convert]'`.")
+    return ToolMissing(f"Drawing needs {package}.", hint="Install it with `pip install 'hubpub[numeric]'`.")

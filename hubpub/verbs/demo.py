@@ -26,7 +26,7 @@ REQUEST = Request(prompt="a handwritten seven", seed=0, steps=20, guidance=3.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstrated:
-    """What the demo did; `picture` is None without hubpub[convert]."""
+    """What the demo did; `picture` is None without hubpub[numeric]."""
 
     published: Published
     folder: Path

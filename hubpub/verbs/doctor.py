@@ -42,19 +42,20 @@ _PARTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("protobuf", "google.protobuf"),
         ("hf-xet", "hf_xet"),
     ),
-    "convert": (
+    "numeric": (
         ("torch", "torch"),
-        ("coremltools", "coremltools"),
         ("diffusers", "diffusers"),
         ("transformers", "transformers"),
     ),
+    "coreml": (("coremltools", "coremltools"),),
     "local": (("starlette", "starlette"), ("uvicorn", "uvicorn")),
     "report": (("vl-convert-python", "vl_convert"),),
     "sign": (("sigstore", "sigstore"),),
 }
 # What the parts that can be left out are for.
 _FOR: Final = {
-    "convert": "For architectures without a shipped graph, and --verify numeric",
+    "numeric": "For --verify numeric and full, and for pictures",
+    "coreml": "For a second reader of packages in --verify numeric",
     "local": "For --endpoint local and `hubpub demo`",
     "report": "For the charts of `hubpub report`",
     "sign": "For --sign and --verify-signature",

@@ -140,7 +140,7 @@ def test_the_template_installs_the_version_that_wrote_it() -> None:
     from hubpub.verbs.init import Answers, files
 
     written = {file.path.as_posix(): file.text for file in files(Answers(source="a/b"), workflow=True)}
-    assert f"HUBPUB: hubpub[convert]=={__version__}\n" in written[".github/workflows/hubpub.yml"]
+    assert f"HUBPUB: hubpub[numeric]=={__version__}\n" in written[".github/workflows/hubpub.yml"]
     assert "@VERSION@" not in written[".github/workflows/hubpub.yml"]
 
 

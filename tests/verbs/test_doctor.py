@@ -21,7 +21,8 @@ from hubpub.verbs.session import Session
 NAMES = [
     "python",
     "packages",
-    "convert",
+    "numeric",
+    "coreml",
     "local",
     "report",
     "sign",
@@ -167,11 +168,11 @@ def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         doctor, "_importable", lambda module: module not in ("torch", "numba", "uvicorn", "vl_convert", "sigstore")
     )
-    parts = ("packages", "convert", "local", "report", "sign")
+    parts = ("packages", "numeric", "local", "report", "sign")
     assert [doctor.packages(part).state for part in parts] == ["broken", "note", "note", "note", "note"]
     assert all(f"hubpub[{part}]" in doctor.packages(part).to_do for part in parts[1:])
-    assert "hubpub[convert]" in doctor.packages("convert").to_do
-    assert doctor.packages("convert").found.startswith("without torch; coremltools ")
+    assert "hubpub[numeric]" in doctor.packages("numeric").to_do
+    assert doctor.packages("numeric").found.startswith("without torch; diffusers ")
 
 
 def test_a_module_of_a_package_that_is_not_there() -> None:
