@@ -116,7 +116,7 @@ def guessed(operations: Mapping[str, int], opset: str) -> list[str]:
 
 
 def _version(row: tuple[int, int, int], number: int) -> tuple[int, bool]:
-    """The newest operation set up to `number` that redefined an operation, and whether it was seen in Apple's output."""
+    """The newest set up to `number` that redefined an operation, and whether it was seen in Apple's output."""
     if row[number - 16]:
         return row[number - 16], True
     later = [version for version in row[number - 15 :] if version]
