@@ -1,1 +1,1 @@
-"""Files of this disk and of others: names that may be used, archives, front matter, programs that are started."""
+"""Untrusted files and other programs: safe names, archives, front matter, subprocesses."""

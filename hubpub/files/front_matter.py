@@ -1,4 +1,4 @@
-"""The YAML at the head of a card, whoever wrote it: read as data, and bounded before anything is made of it."""
+"""Parses the YAML front matter of untrusted cards, with limits on its size."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any, Final
 
 import yaml
 
-# A page of evaluation results is a tenth of this.
+# Ten times a page of evaluation results.
 MAX_BYTES: Final = 1 << 20
 _MAX_VALUES: Final = 100_000
 
 
 def load(block: str) -> dict[str, Any]:
-    """The mapping that a block of YAML holds; empty for an empty block.
+    """The mapping in a block of YAML; empty for an empty block.
 
-    ValueError where it is too large, no YAML or no mapping, refers to itself, or where
-    aliases and merges make it large (ten lines can mean a billion values).
+    Raises ValueError if the block is too large, is not YAML or not a mapping, refers to itself,
+    or expands to too many values through aliases and merges (ten lines can expand to a billion).
     """
     if len(block) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} characters")
@@ -31,24 +31,24 @@ def load(block: str) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ValueError("it is no mapping of keys to values")
+        raise ValueError("it is not a mapping of keys to values")
     return data
 
 
 def _count(node: yaml.Node, counted: dict[yaml.Node, int | None]) -> int:
-    """How many values a node stands for, each alias followed; None in `counted` is one that is being counted."""
+    """The number of values in a node, with aliases expanded; None in `counted` marks a node being counted."""
     if node in counted:
-        known = counted[node]
-        if known is None:
-            raise ValueError("it holds a value that contains itself")
-        return known
+        count = counted[node]
+        if count is None:
+            raise ValueError("it contains a value that contains itself")
+        return count
     counted[node] = None
     total = 1
     if isinstance(node, yaml.SequenceNode):
-        total += sum(_count(one, counted) for one in node.value)
+        total += sum(_count(item, counted) for item in node.value)
     elif isinstance(node, yaml.MappingNode):
-        total += sum(_count(one, counted) for pair in node.value for one in pair)
+        total += sum(_count(item, counted) for pair in node.value for item in pair)
     if total > _MAX_VALUES:
-        raise ValueError(f"its aliases stand for more than {_MAX_VALUES} values")
+        raise ValueError(f"its aliases expand to more than {_MAX_VALUES} values")
     counted[node] = total
     return total

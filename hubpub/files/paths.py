@@ -1,4 +1,4 @@
-"""File names that others chose: which may become names of files here."""
+"""Checks untrusted file names: only names that are safe on every system may become local files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final
 
 from hubpub.errors import UnsafeArchive
 
-# What Windows would open instead of a file.
+# Device names of Windows.
 _DEVICES: Final = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 _MAX_NAME_BYTES: Final = 255
 
 
 def check_relative(path: str) -> str:
-    """`path` if it is relative and stays below its folder on every system; UnsafeArchive if not.
+    """`path`, if it is relative and stays below its folder on every system; else raises UnsafeArchive.
 
-    Refused are: absolute paths, `..`, `.` and empty parts, backslashes, drive letters and
-    streams (`:`), control characters, names of Windows' devices, names that end in a dot
-    or a space, and names longer than file systems take.
+    Refuses absolute paths, `..`, `.` and empty parts, backslashes, drive letters and streams
+    (`:`), control characters, device names of Windows, names that end in a dot or a space, and
+    names above 255 bytes.
     """
     for part in path.split("/"):
         if (
@@ -31,13 +31,13 @@ def check_relative(path: str) -> str:
             or len(part.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES
         ):
             raise UnsafeArchive(
-                f"The name {path!r} would not stay a file of its folder.", hint="Tell the owner of the repo."
+                f"The file name {path!r} is not safe on every system.", hint="Tell the owner of the repo."
             )
     return path
 
 
 def check_all(paths: Iterable[str]) -> None:
-    """Every path is safe, no two are one file where case and composition do not count, none is below a file."""
+    """Check every path with check_relative; refuse paths that a file system may treat as one, and files in files."""
     files: dict[str, str] = {}
     for path in paths:
         key = folded(check_relative(path))
@@ -57,5 +57,5 @@ def check_all(paths: Iterable[str]) -> None:
 
 
 def folded(path: str) -> str:
-    """The same for names that a file system may take for one."""
+    """The path as file systems compare it that ignore case and Unicode composition."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

@@ -1,7 +1,4 @@
-"""Other programs: found beforehand, called with argument lists, their exit status checked.
-
-The only module that imports subprocess.
-"""
+"""Starts other programs. The only module that imports subprocess."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ Process = subprocess.Popen[bytes]
 
 
 def start_module(module: str, *arguments: str) -> Process:
-    """Start `python -m module` of this interpreter with pipes to its stdin and stdout.
+    """Start `python -m module` with this interpreter, with pipes for stdin and stdout.
 
-    It gets a session of its own, so that a Ctrl-C in the terminal reaches hubpub alone,
-    which then decides what to stop.
+    The process gets its own session, so that Ctrl-C in the terminal reaches only hubpub, which
+    stops its workers.
     """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
@@ -33,27 +30,27 @@ def start_module(module: str, *arguments: str) -> Process:
 
 
 def find_coremlcompiler() -> Path:
-    """Xcode's Core ML compiler, as `xcrun --find` says; raises ToolMissing where there is none."""
+    """The path of Xcode's Core ML compiler, from `xcrun --find`; raises ToolMissing if there is none."""
     xcrun = shutil.which("xcrun")
     if xcrun is None:
         raise ToolMissing("There is no Xcode on this machine.", hint=_PORTABLE)
-    found = subprocess.run([xcrun, "--find", "coremlcompiler"], capture_output=True, text=True, check=False)
-    path = Path(found.stdout.strip())
-    if found.returncode or not path.is_file():
-        said = _last_line(found.stderr) or f"status {found.returncode}"
-        raise ToolMissing(f"Xcode has no coremlcompiler ({said}).", hint=f"Install Xcode itself. {_PORTABLE}")
+    process = subprocess.run([xcrun, "--find", "coremlcompiler"], capture_output=True, text=True, check=False)
+    path = Path(process.stdout.strip())
+    if process.returncode or not path.is_file():
+        reason = _last_line(process.stderr) or f"status {process.returncode}"
+        raise ToolMissing(f"Xcode has no coremlcompiler ({reason}).", hint=f"Install the full Xcode. {_PORTABLE}")
     return path
 
 
 def run_coremlcompiler(package: Path, folder: Path) -> None:
-    """Let Xcode compile `package` into `folder/<stem>.mlmodelc`; raises StepFailed with what it said."""
+    """Compile `package` with Xcode into `folder/<stem>.mlmodelc`; raises StepFailed with Xcode's output."""
     command = [str(find_coremlcompiler()), "compile", str(package), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        output = "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part)
-        said = _last_line(output) or "it said nothing"
+    process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if process.returncode:
+        output = "\n".join(part for part in (process.stdout.strip(), process.stderr.strip()) if part)
+        reason = _last_line(output) or "no output"
         raise StepFailed(
-            f"Xcode's compiler refused {package.name} (status {done.returncode}): {said}", hint=output[-4000:]
+            f"Xcode's compiler refused {package.name} (status {process.returncode}): {reason}", hint=output[-4000:]
         )
 
 

@@ -1,4 +1,4 @@
-"""Unpacks an archive that somebody else made: safely, and wholly or not at all."""
+"""Unpacks untrusted archives safely and atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hubpub.errors import UnsafeArchive
 from hubpub.files.disk import check_space, writing
 from hubpub.files.paths import check_all
 
-# What zipfile raises for archives that are damaged, or made to confuse it.
+# zipfile's exceptions for damaged or malicious archives.
 DAMAGE: Final = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -33,7 +33,7 @@ DAMAGE: Final = (
 
 _MAX_FILES: Final = 100_000
 _MAX_BYTES: Final = 256 << 30
-# Weights hardly deflate; text of a model may to a tenth. A bomb reaches a thousandth.
+# Weights hardly compress, a model's text to about a tenth; a zip bomb to a thousandth.
 _MAX_RATIO: Final = 100
 _SLACK: Final = 16 << 20
 _BLOCK: Final = 1 << 20
@@ -41,11 +41,12 @@ _JUNK: Final = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 def unpack(archive: Path, folder: Path) -> tuple[StoredFile, ...]:
-    """Make `folder`, which must not exist, of an archive's files; the one top folder of the archive is left out.
+    """Unpack an archive into the new folder `folder`, without the archive's single top folder (if it has one).
 
-    Junk that file managers add is skipped. Raises UnsafeArchive, before anything is
-    written, for names that leave the folder or coincide, links, encryption, bombs and
-    overlapping members; for damage found while reading, too. Then `folder` does not exist.
+    Skips files that file managers add. Raises UnsafeArchive before writing anything for names
+    that leave the folder or coincide, links, encryption, bombs and overlapping members; also for
+    damage found while reading. NoSpace if the disk is too small. After an error, `folder` does
+    not exist.
     """
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.unpacking")
     try:
@@ -66,7 +67,7 @@ def unpack(archive: Path, folder: Path) -> tuple[StoredFile, ...]:
 
 
 def _checked(opened: zipfile.ZipFile, size: int) -> list[tuple[str, zipfile.ZipInfo]]:
-    """The files of an archive with their names, all checked."""
+    """The files of an archive with their names, after all checks."""
     infos = opened.infolist()
     if len(infos) > _MAX_FILES:
         raise _unsafe(f"It has {len(infos)} members.")
@@ -97,7 +98,7 @@ def _check_member(info: zipfile.ZipInfo) -> None:
 
 
 def _check_regions(infos: Sequence[zipfile.ZipInfo], size: int) -> None:
-    """Members that share bytes make a small archive a large folder."""
+    """Refuse overlapping members, with which a small archive can unpack to a large folder."""
     end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
         if info.header_offset < end:
@@ -111,22 +112,22 @@ def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, name:
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    with opened.open(info) as source, target.open("xb") as made:
+    with opened.open(info) as source, target.open("xb") as output:
         while block := source.read(_BLOCK):
             size += len(block)
             if size > info.file_size:
                 raise _unsafe(f"{info.filename!r} is larger than it says.")
             digest.update(block)
-            made.write(block)
-        made.flush()
-        os.fsync(made.fileno())
+            output.write(block)
+        output.flush()
+        os.fsync(output.fileno())
     if size != info.file_size:
         raise _unsafe(f"{info.filename!r} is shorter than it says.")
     return StoredFile(path=name, size=size, sha256=digest.hexdigest())
 
 
 def _top_folder(names: Sequence[str]) -> str:
-    """The one folder that holds everything, with its slash; "" where there is none or it is a model."""
+    """The single folder that contains all files, with a slash; "" if there is none or it is a model."""
     tops = {name.partition("/")[0] for name in names}
     top = tops.pop() if len(tops) == 1 else ""
     if not top or top.endswith((".mlmodelc", ".mlpackage")) or not all(name.startswith(top + "/") for name in names):

@@ -147,7 +147,7 @@ def _prepare(
 
 
 def _listen_on_usual_port(host: str, storage: Storage) -> socket.socket:
-    """Listen on a port derived from the data folder's id, so that cached addresses stay valid; else on a free one."""
+    """Listen on a port derived from the data folder's id, so that cached addresses stay valid; else on a free port."""
     try:
         return listen(host, 49152 + int(storage.id, 16) % 16384)  # 49152 to 65535: dynamic ports, never registered
     except PreflightError:

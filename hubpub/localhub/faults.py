@@ -76,7 +76,7 @@ class Fault:
 
 
 class Faults:
-    """The rules of one embedded Hub, and their hits (`fired`). Thread-safe; the same for a seed and its requests."""
+    """The rules of one embedded Hub, and their hits (`fired`). Thread-safe; deterministic for a seed and requests."""
 
     def __init__(self, *rules: Fault, seed: int = 0) -> None:
         self._lock = threading.Lock()

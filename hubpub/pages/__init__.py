@@ -1,1 +1,1 @@
-"""HTML pages whose every value is escaped; shared by the report and by the pages of the embedded Hub."""
+"""HTML pages with escaped values, for the report and for the embedded Hub."""

@@ -1,8 +1,7 @@
-"""HTML pages: everything that goes in is escaped, the style is one sheet for all, and the policy allows only that.
+"""Renders HTML pages from untrusted values (manifests, cards, file names).
 
-What a page shows (manifests, cards, file names) was written by others. So values are escaped by
-the environment, never by the templates, and the browser is told to run nothing and to ask for nothing
-but what the page itself brings.
+The Jinja2 environment escapes every value; templates do not have to. A Content-Security-Policy
+forbids scripts and styles other than the page's own, and all requests to other servers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ STYLE = "page.css"
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder of a repo: its folders and files by name, and the bytes of all that is in it."""
+    """A folder of a repo: its folders and files, and the total bytes and number of files in it."""
 
     name: str
     size: int = 0
@@ -33,19 +32,19 @@ class Folder:
 
 
 def file_tree(files: Iterable[Mapping[str, Any]]) -> Folder:
-    """Rows with `path` and `size` (bytes) as nested folders; each row also gets its `name`."""
-    root = _Growing("")
+    """Rows with `path` and `size` (bytes) as nested folders; adds a `name` to each row."""
+    root = _FolderBuilder("")
     for file in sorted(files, key=lambda row: str(row["path"])):
         *parents, name = str(file["path"]).split("/")
-        place = root
-        for parent in parents[:_DEEPEST]:
-            place = place.child(parent)
-        place.files.append({**file, "name": "/".join([*parents[_DEEPEST:], name])})
-    return root.done()
+        builder = root
+        for parent in parents[:_MAX_DEPTH]:
+            builder = builder.child(parent)
+        builder.files.append({**file, "name": "/".join([*parents[_MAX_DEPTH:], name])})
+    return root.build()
 
 
 def page(name: str, **values: Any) -> str:
-    """The template `name` with these values, every one of them escaped unless it is Markup."""
+    """The template `name`, rendered with these values; every value is escaped unless it is Markup."""
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -61,12 +60,12 @@ def page(name: str, **values: Any) -> str:
 
 
 def own(name: str) -> Markup:
-    """A style sheet or script of ours, as it stands, to be put between its tags."""
-    return Markup((folder() / name).read_text(encoding="utf-8"))  # ours, and nobody else's words are in it
+    """A style sheet or script of hubpub's templates, unescaped, for a style or script element."""
+    return Markup((folder() / name).read_text(encoding="utf-8"))  # trusted: part of the package
 
 
 def policy(*, style: str, script: str = "", images: str = "data:") -> str:
-    """A Content-Security-Policy: this style, this script, images from there, and nothing else at all."""
+    """A Content-Security-Policy that allows only this style, this script, and images from `images`."""
     rules = {
         "default-src": "'none'",
         "img-src": images,
@@ -82,23 +81,23 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-# A path may have thousands of slashes; templates and browsers are spared that.
-_DEEPEST = 12
+# Deeper folders are shown as part of the file name: a path may have thousands of slashes.
+_MAX_DEPTH = 12
 
 
-class _Growing:
-    """A folder while files are put into it."""
+class _FolderBuilder:
+    """Collects the files of a folder."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.folders: dict[str, _Growing] = {}
+        self.folders: dict[str, _FolderBuilder] = {}
         self.files: list[Mapping[str, Any]] = []
 
-    def child(self, name: str) -> _Growing:
-        return self.folders.setdefault(name, _Growing(name))
+    def child(self, name: str) -> _FolderBuilder:
+        return self.folders.setdefault(name, _FolderBuilder(name))
 
-    def done(self) -> Folder:
-        folders = {name: child.done() for name, child in sorted(self.folders.items())}
+    def build(self) -> Folder:
+        folders = {name: child.build() for name, child in sorted(self.folders.items())}
         return Folder(
             name=self.name,
             size=sum(file["size"] for file in self.files) + sum(child.size for child in folders.values()),

@@ -1,4 +1,4 @@
-"""The one place that knows where the templates are: beside the package in a checkout, inside it in a wheel."""
+"""Finds the templates: beside the package in a checkout, inside the package in a wheel."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ def folder() -> Path:
 
 
 def environment(*own: Path) -> Environment:
-    """A strict environment: a name that is not there is an error, never a blank.
+    """A strict, sandboxed Jinja2 environment: an undefined name is an error.
 
-    Folders in `own` are looked in first. Sandboxed: a template of somebody else's can
-    fill in a card and do nothing more.
+    Folders in `own` are searched first. The sandbox limits an untrusted template to rendering text.
     """
-    made = ImmutableSandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader([*own, folder()]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown: whoever shows the card escapes
+        autoescape=False,  # cards are Markdown; the site that shows a card escapes it
     )
-    made.filters["bytes"] = human
-    made.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")  # in a Markdown table
-    return made
+    environment.filters["bytes"] = human
+    environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")  # in a Markdown table
+    return environment

@@ -1,14 +1,14 @@
-"""Optimal weighted k-means of numbers on a line, for a few hundred clusters of some ten thousand values.
+"""Optimal weighted one-dimensional k-means, for a few hundred clusters of some ten thousand values.
 
 Clusters are intervals of the sorted values, and the cost of an interval obeys the
 quadrangle inequality, so dynamic programming finds the optimum, each row filled by
 divide and conquer: O(k n log n) (Grønlund et al., "Fast exact k-means, k-medians and
-Bregman divergence clustering in 1D", 2017). `nearly` does it twice in a tenth of the
-time: on groups of neighbouring values, then on all values in bands around the
-boundaries that the groups gave. It ends at the optimum, or within 1.0002 of it.
+Bregman divergence clustering in 1D", 2017). `nearly` runs it twice in a tenth of the
+time: on groups of neighbouring values, then on all values in bands around the resulting
+boundaries. Its squared error is at most 1.0002 times the optimum.
 
-No result depends on the machine: sums run in a fixed order, and of the floating-point
-functions only those are used that IEEE 754 defines to the last bit.
+Results are the same on every machine: sums run in a fixed order, and only floating-point
+operations that IEEE 754 defines exactly are used.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ _ROUNDS = 20
 
 
 def exactly(values: Floats, weights: Floats, clusters: int) -> Ints:
-    """The first value of each cluster, and after them len(values): the partition of least squared error.
+    """The partition with the least squared error: index of each cluster's first value, then len(values).
 
     `values` (n,) ascending and distinct, `weights` (n,) positive, 1 <= clusters <= n.
+    Returns int64 (clusters + 1,).
     """
     return _partition(*_prefixes(values, weights), clusters)
 
 
 def nearly(values: Floats, weights: Floats, clusters: int) -> Ints:
-    """As `exactly`, in a tenth of the time; the error is at most 1.0002 times the least."""
+    """Like `exactly`, in a tenth of the time; the squared error is at most 1.0002 times the least."""
     mass, moment, square = _prefixes(values, weights)
     edges = _groups(values, weights, max(_GROUPS_PER_CLUSTER * clusters, _MIN_GROUPS))
-    if len(edges) <= 2 * clusters:  # almost all weight on a few values: groups are no guide there
+    if len(edges) <= 2 * clusters:  # almost all weight is on a few values: groups do not help
         return _partition(mass, moment, square, clusters)
     starts: Ints = edges[_partition(mass[edges], moment[edges], square[edges], clusters)]
     if len(edges) <= len(values):
@@ -49,7 +50,7 @@ def nearly(values: Floats, weights: Floats, clusters: int) -> Ints:
 
 
 def centres(values: Floats, weights: Floats, starts: Ints) -> Floats:
-    """The weighted mean of each cluster."""
+    """The weighted mean of each cluster, float64 (clusters,)."""
     mass, moment, _ = _prefixes(values, weights)
     means: Floats = np.diff(moment[starts]) / np.diff(mass[starts])
     return means
@@ -78,9 +79,9 @@ def _fill(
 ) -> None:
     """One row: the best cost of everything up to each j in `ends`, when the last cluster begins at an i in `begins`.
 
-    `before[i - begins[0]]` is the best cost of everything up to i; results go to
-    `after[j - ends[0]]` and, as the chosen i, `origin[j - ends[0]]`. Both ranges include
-    their last. The chosen i grows with j, which halves the work at every level.
+    `before[i - begins[0]]` is the best cost of everything up to i. Writes the best cost to
+    `after[j - ends[0]]` and the best i to `origin[j - ends[0]]`. Both ranges include their
+    last element. The best i grows with j, which halves the work at every level.
     """
     mass, moment, square = sums
     stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3] = ends[0], ends[1], begins[0], begins[1]
@@ -125,7 +126,7 @@ def _in_bands(sums: tuple[Floats, Floats, Floats], lowest: Ints, highest: Ints) 
 
 @jit
 def _partition(mass: Floats, moment: Floats, square: Floats, clusters: int) -> Ints:
-    """The optimum: a band for each start that holds all values it can have."""
+    """The optimum: the band of each start contains all its possible values."""
     count = mass.size - 1
     lowest = np.arange(clusters + 1)
     highest = lowest + (count - clusters)
@@ -136,7 +137,7 @@ def _partition(mass: Floats, moment: Floats, square: Floats, clusters: int) -> I
 
 @jit
 def _refine(mass: Floats, moment: Floats, square: Floats, starts: Ints, rounds: int) -> None:
-    """Improve `starts` in place: the best start of each cluster within half a cluster, until none moves."""
+    """Improve `starts` in place: move each start to its best position within half a cluster, until none moves."""
     clusters, count = starts.size - 1, mass.size - 1
     lowest, highest = starts.copy(), starts.copy()
     for _ in range(rounds):
@@ -152,10 +153,10 @@ def _refine(mass: Floats, moment: Floats, square: Floats, starts: Ints, rounds: 
 
 @jit
 def _groups(values: Floats, weights: Floats, groups: int) -> Ints:
-    """The first value of each of about `groups` groups of neighbours, and after them len(values).
+    """The index of the first value of each of about `groups` groups of neighbours, then len(values).
 
-    Groups hold equal parts of the integral of density**(3/8): fine where an optimal
-    quantizer is fine (it follows density**(1/3); this exponent needs square roots only).
+    Groups hold equal parts of the integral of density**(3/8), close to the optimal quantizer's
+    density**(1/3); this exponent needs only square roots.
     """
     if values.size <= groups:
         return np.arange(values.size + 1)
@@ -165,7 +166,7 @@ def _groups(values: Floats, weights: Floats, groups: int) -> Ints:
         root = math.sqrt(math.sqrt(weights[i] / gap))
         share[i] = root * math.sqrt(root) * gap
     step = 0.0
-    for _ in range(8):  # a value that fills a group alone leaves the rest to the others
+    for _ in range(8):  # a value that fills a group alone is capped, so that the others share the rest
         total = 0.0
         for i in range(values.size):
             total += share[i]

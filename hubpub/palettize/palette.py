@@ -1,10 +1,10 @@
 """Palettization: a float16 tensor → a look-up table of 2**bits values, and an index per element.
 
 The best table is the optimal one-dimensional k-means of the tensor's values (kmeans.py).
-float16 has 65,536 values, so everything but counting and looking up works on a
-histogram and costs the same for every tensor. Packed indices are those of Core ML's
-`constexpr_lut_to_dense`: index after index, the least significant bit first, the last
-byte filled with zeros.
+float16 has 65,536 values, so all work except counting and lookup is done on a histogram and
+takes the same time for every tensor. Packed indices have the format of Core ML's
+`constexpr_lut_to_dense`: consecutive indices, least significant bits first, the last byte
+padded with zeros.
 """
 
 from __future__ import annotations
@@ -32,32 +32,36 @@ _VALUES = _ASCENDING.view(np.float16).astype(np.float64)
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """A palettized tensor: `lut[indices]` stands for it."""
+    """A palettized tensor: `lut[indices]` approximates it."""
 
-    lut: Float16s  # (2**bits,), ascending; entries that are not needed are 0 and last
+    lut: Float16s  # (2**bits,), ascending; unused entries are 0 and come last
     indices: Bytes  # the tensor's shape
     squared_error: float  # sum of (lut[indices] - weight)²
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What k-means finds on a histogram: the table, and where each float16 goes."""
+    """The result of k-means on a histogram: the table, and the index of each float16."""
 
     bits: int
     lut: Float16s  # (2**bits,)
     codes: Bytes  # (65536,): the index of each float16, by its bits
     squared_error: float
-    squared_sum: float  # sum of weight²: the signal that the error is noise to
+    squared_sum: float  # sum of weight² (the signal of the signal-to-noise ratio)
     largest_error: float
 
 
 def palettize(weight: Float16s, bits: int, *, exact: bool = False) -> Palette:
     """The best table of 2**bits values for `weight` (float16, any shape), and its indices.
 
-    The squared error is the least possible before the table is rounded to float16; or,
-    unless `exact`, at most 1.0002 times that, 20 times as fast. A tensor with no more than
-    2**bits values is stored exactly (0 and -0 are one value). The same input gives the
-    same output on every machine. Raises BadWeights for infinities and NaN.
+        palette = palettize(weight, bits=6)
+        palette.lut[palette.indices]  # approximates weight
+
+    Before the table is rounded to float16, the squared error is the least possible with
+    `exact`; else at most 1.0002 times that, in a twentieth of the time. A tensor with at most
+    2**bits distinct values is stored exactly (0 and -0 count as one). The same input gives
+    the same output on every machine. `bits`: 1, 2, 4, 6 or 8. Raises BadWeights for
+    infinities and NaN.
     """
     table = fit(histogram(weight), bits, exact=exact)
     indices = np.empty(weight.shape, np.uint8)
@@ -76,7 +80,7 @@ def fit(counts: npt.NDArray[np.uint32], bits: int, *, exact: bool = False) -> Ta
     if bits not in BITS:
         raise ValueError(f"bits must be one of {BITS}, not {bits}")
     if counts[0x7C00:0x8000].any() or counts[0xFC00:].any():
-        raise BadWeights("A tensor holds infinities or NaN, which no palette can stand for.")
+        raise BadWeights("A tensor contains infinities or NaN, which cannot be palettized.")
     counts = counts.copy()
     counts[0] += counts[0x8000]
     counts[0x8000] = 0
@@ -90,7 +94,7 @@ def fit(counts: npt.NDArray[np.uint32], bits: int, *, exact: bool = False) -> Ta
     else:
         starts = (kmeans.exactly if exact else kmeans.nearly)(values, weights, used)
         lut[:used] = kmeans.centres(values, weights, starts)
-    # Rounding moved the centres a little: each value goes to the nearest as it now is.
+    # Rounding to float16 moved the centres: assign each value to the nearest rounded centre.
     entries = lut[:used].astype(np.float64)
     nearest = np.searchsorted((entries[1:] + entries[:-1]) / 2, values, side="left")
     error = values - entries[nearest]
@@ -108,7 +112,7 @@ def fit(counts: npt.NDArray[np.uint32], bits: int, *, exact: bool = False) -> Ta
 
 
 def packed_indices(weight: Float16s, table: Table) -> Bytes:
-    """The packed indices of `weight` in `table`; the same as pack() of palettize()'s indices, in one go."""
+    """The packed indices of `weight` in `table`: equal to pack() of palettize()'s indices, in one pass."""
     words = _words(weight)
     packed = np.zeros(-(-words.size * table.bits // 8), np.uint8)
     _pack(words, table.codes, table.bits, packed)
@@ -116,7 +120,7 @@ def packed_indices(weight: Float16s, table: Table) -> Bytes:
 
 
 def pack(indices: Bytes, bits: int) -> bytes:
-    """Indices (any shape, C order) as `bits` bits each, least significant first."""
+    """Indices (any shape, C order) packed with `bits` bits each, least significant bits first."""
     if indices.size and int(indices.max()) >> bits:
         raise ValueError(f"an index of {indices.max()} does not fit in {bits} bits")
     packed = np.zeros(-(-indices.size * bits // 8), np.uint8)
@@ -127,7 +131,7 @@ def pack(indices: Bytes, bits: int) -> bytes:
 
 
 def unpack(packed: bytes | memoryview, bits: int, count: int) -> Bytes:
-    """The first `count` indices of what pack() made."""
+    """The first `count` indices of packed bytes; the inverse of pack()."""
     if len(packed) * 8 < count * bits:
         raise ValueError(f"{len(packed)} bytes hold fewer than {count} indices of {bits} bits")
     indices = np.empty(count, np.uint8)
@@ -136,7 +140,7 @@ def unpack(packed: bytes | memoryview, bits: int, count: int) -> Bytes:
 
 
 def _words(weight: Float16s) -> Words:
-    """The tensor's bits as one row, aligned (a view, where it already is)."""
+    """The tensor's bits as a flat, contiguous uint16 array (a view if possible)."""
     if weight.dtype != np.float16:
         raise ValueError(f"palettization takes float16, not {weight.dtype}")
     words: Words = np.require(weight, requirements=["C", "A"]).reshape(-1).view(np.uint16)
@@ -145,7 +149,7 @@ def _words(weight: Float16s) -> Words:
 
 @jit
 def _count(words: Words) -> npt.NDArray[np.uint32]:
-    # Two halves: neighbours often have the same bits, and one counter would wait for itself.
+    # Two counters: neighbours often have the same bits, and a single counter would stall on its own updates.
     counts = np.zeros((2, 65536), np.uint32)
     for i in range(words.size // 2):
         counts[0, words[2 * i]] += 1
@@ -165,7 +169,7 @@ def _look_up(words: Words, codes: Bytes, indices: Bytes) -> None:
 @jit
 def _pack(words: Words, codes: Bytes, bits: int, packed: Bytes) -> None:
     done = 0
-    if bits == 6:  # four indices in three bytes, without the general loop's bookkeeping
+    if bits == 6:  # four indices in three bytes, faster than the general loop
         for group in range(words.size // 4):
             at = 4 * group
             value = (

@@ -1,1 +1,1 @@
-"""What is published, as data: the outcome of a plan, the manifest, the card, the report page, and the rules of apps."""
+"""The content of a published repo: a plan's outcome, the manifest, the card, the report page, and the rules of apps."""

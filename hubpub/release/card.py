@@ -1,4 +1,4 @@
-"""The card: a view of the manifest, through a template. Pure but for reading the template."""
+"""The card (README.md): the manifest, rendered with a template."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hubpub.plan.names import fetch_folder
 
 TEMPLATE = "card.md.j2"
 
-# The order in which people read front matter; other keys follow by name.
+# The order of front matter keys; other keys follow by name.
 _ORDER = ("license", "license_name", "license_link", "base_model", "base_model_relation", "language")
 
-# What each attention suits, in Apple's terms (compute units), as the field documents it.
+# The compute units and devices for which each attention is recommended, from Apple's documentation.
 ATTENTION_USE = {
     "original": ("CPU and GPU", "Macs: fastest on the GPU of Apple silicon Macs", "cpuAndGPU", "CPU_AND_GPU"),
     "split_einsum": (
@@ -37,9 +37,9 @@ ATTENTION_USE = {
 
 
 def render(manifest: Mapping[str, Any], *, template: Path | None = None) -> str:
-    """README.md for a manifest: front matter dumped from data, body from the template.
+    """The README.md of a manifest: front matter from its data, body from the template.
 
-    Raises TemplateError, with the line, when the template does not render.
+    Raises TemplateError, with the line, for a template that does not render.
     """
     own = (template.parent,) if template else ()
     name = template.name if template else TEMPLATE
@@ -52,20 +52,21 @@ def render(manifest: Mapping[str, Any], *, template: Path | None = None) -> str:
         number = getattr(error, "lineno", None)
         line = f", line {number}" if number else ""
         raise TemplateError(
-            f"The template {name}{line} does not render: {error}.", hint="Names that it can use: see docs/card.md."
+            f"The template {name}{line} does not render: {error}.",
+            hint="See docs/card.md for the names that it can use.",
         ) from error
     return front_matter(manifest["card"]) + body
 
 
 def front_matter(data: Mapping[str, Any]) -> str:
-    """The card's data between `---` lines, as YAML that a program wrote."""
+    """The card's data as YAML between `---` lines."""
     rank = {key: number for number, key in enumerate(_ORDER)}
     ordered = dict(sorted(data.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
     return "---\n" + yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True) + "---\n"
 
 
 def view(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a template sees: the manifest, and values derived from it."""
+    """The values for a template: the manifest, and values derived from it."""
     repo_id = manifest["repo_id"]
     attentions = manifest["settings"]["attention"]
     return {
@@ -94,13 +95,13 @@ def view(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _loadable(manifest: Mapping[str, Any]) -> str | None:
-    """The first variant that an app loads as it is."""
+    """The first variant that apps can load without compiling."""
     ends = ("/compiled", "/zip")
     return next((name for end in ends for name in manifest["variants"] if name.endswith(end)), None)
 
 
 def _swift(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What `swift.j2` takes; without `archive` where the repo has none."""
+    """The values for `swift.j2`; `archive` is missing if the repo has none."""
     loadable = _loadable(manifest)
     if loadable is None:
         return None
@@ -116,7 +117,7 @@ def _swift(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _pipeline(manifest: Mapping[str, Any]) -> dict[str, str] | None:
-    """What `pipeline.j2` takes: Apple's pipeline reads the scheduler from a source that is on the Hub."""
+    """The values for `pipeline.j2`; Apple's pipeline reads the scheduler from the source's Hub repo."""
     packages = next((name for name in manifest["variants"] if name.endswith("/packages")), None)
     if packages is None or manifest["source"]["kind"] != "hub":
         return None
@@ -128,7 +129,7 @@ def _pipeline(manifest: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def _tree(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the tree of variants, to the level of models: branch to draw, name (a slash for folders), bytes."""
+    """Rows of the variants' tree, down to the models: branch to draw, name (with a slash for folders), bytes."""
     sizes: dict[tuple[str, ...], int] = {}
     for file in manifest["files"]:
         parts = tuple(file["path"].split("/"))

@@ -1,8 +1,8 @@
-"""Charts: Vega-Lite specifications as data, and their SVG. Nothing is asked of any network.
+"""Charts: Vega-Lite specifications as data, and their SVG, drawn without network access.
 
-Vega-Lite draws them once, when the page is written (vl-convert-python brings it whole), so a page holds
-lines and points instead of a charting program: a few kilobytes, readable in print and without scripts. Colours
-are names of the page's style sheet (`var(--ink)`), so they follow the reader's dark or light setting.
+vl-convert-python (which includes Vega-Lite) draws each chart when the page is written, so a page contains a few
+kilobytes of SVG instead of a charting program, and works in print and without scripts. Colours are variables of the
+page's style sheet (`var(--ink)`), so they follow the reader's dark or light setting.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 from hubpub.errors import ToolMissing
 
 _SVG = "http://www.w3.org/2000/svg"
-# Each chart is drawn for a desk and for a phone, in CSS pixels: letters keep their size on both.
+# Each chart is drawn in two widths (CSS pixels), for desktop and phone, so that text has the same size on both.
 WIDE, NARROW = 860, 330
-# Widest letter of a system's sans-serif, in pixels at the size of labels: room is kept for it, whatever was measured.
+# The widest letter of common sans-serif fonts at the label's size, in pixels; label space is computed with it.
 _LETTER = 7.4
 SERIES = tuple(f"var(--series-{number})" for number in range(1, 7))
 _LABEL = 150  # pixels of an axis label at most
@@ -29,7 +29,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One chart: what it shows in a sentence (for those who do not see it), and its two SVGs."""
+    """One chart: a summary in words (for screen readers), and its two SVGs."""
 
     title: str
     summary: str
@@ -38,14 +38,14 @@ class Chart:
 
 
 def draw(title: str, summary: str, spec: Mapping[str, Any]) -> Chart:
-    """Both widths of a chart. Raises ToolMissing without vl-convert-python."""
+    """Draw a specification in both widths. Raises ToolMissing without vl-convert-python."""
     return Chart(
         title=title, summary=summary, wide=_svg(spec, WIDE, title=title), narrow=_svg(spec, NARROW, title=title)
     )
 
 
 def bars(rows: Rows, *, unit: str, series: Sequence[str], stacked: bool = True) -> dict[str, Any]:
-    """Horizontal bars: rows have `name`, `value`, `series` (one of those listed) and `text` (told to a pointer)."""
+    """Horizontal bars: rows have `name`, `value`, `series` (one of `series`) and `text` (the tooltip)."""
     names = list(dict.fromkeys(str(row["name"]) for row in rows))
     encoding: dict[str, Any] = {
         "y": {
@@ -81,7 +81,7 @@ def bars(rows: Rows, *, unit: str, series: Sequence[str], stacked: bool = True) 
 def points(
     rows: Rows, *, x: str, y: str, series: Sequence[str] = (), lines: bool = False, ticks: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """Points: rows have `x`, `y`, `text`, and with `series` that too (joined by `lines`); `x`, `y`: titles."""
+    """Points: rows have `x`, `y`, `text`, and `series` if given (`lines` joins its points). `x`, `y`: axis titles."""
     axis: dict[str, Any] = {"values": list(ticks)} if ticks else {"tickMinStep": 1, "tickCount": 6}
     encoding: dict[str, Any] = {
         "x": {
@@ -116,7 +116,7 @@ def _colours(series: Sequence[str]) -> dict[str, Any]:
     wrapped = [SERIES[number % len(SERIES)] for number in range(len(series))]
     legend: dict[str, Any] = {"orient": "top", "title": None, "symbolType": "square"}
     if max(map(len, series), default=0) > 9:
-        legend["columns"] = 1  # else as many as the width has room for
+        legend["columns"] = 1  # the default is as many as fit the width
     return {
         "field": "series",
         "type": "nominal",
@@ -151,13 +151,13 @@ _LEGEND = {
 
 
 def _svg(spec: Mapping[str, Any], width: int, *, title: str) -> str:
-    """The SVG of a specification, `width` CSS pixels wide over all, without identity, style or script attributes."""
+    """The SVG of a specification, `width` CSS pixels wide, without id, style or script attributes."""
     try:
         import vl_convert
     except ImportError as error:
         raise ToolMissing("Charts need vl-convert-python.", hint="pip install 'hubpub[report]'") from error
     whole = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",  # a name: it is not asked for
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",  # an identifier; it is not downloaded
         "width": width,
         "autosize": {"type": "fit-x", "contains": "padding"},
         "padding": 4,
@@ -169,7 +169,7 @@ def _svg(spec: Mapping[str, Any], width: int, *, title: str) -> str:
 
 
 def _tidied(drawn: str, title: str) -> str:
-    """The drawing as one picture with a name; marks say what they are when pointed at."""
+    """The SVG with a role and a label; marks get their text as tooltips."""
     ElementTree.register_namespace("", _SVG)
     root = ElementTree.fromstring(drawn)
     for element in root.iter():

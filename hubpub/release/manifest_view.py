@@ -1,7 +1,7 @@
-"""A manifest that somebody wrote, as plain values: known types, bounded lengths, printable text. Pure.
+"""An untrusted manifest as plain values: known types, bounded lengths, printable text. Pure functions.
 
-`release.parse_manifest` says whether a manifest can be used at all; of the rest of it nothing is
-promised, so whatever is not what it should be is left out here, and pages say that it is not known.
+`release.parse_manifest` checks only the fields that hubpub needs. This module drops every other
+value that has the wrong type or is out of bounds; pages show it as unknown.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 from hubpub.release.release import variant_of
 
-# of this version, then of manifests before 0.2
+# steps of this version, then those in manifests before 0.2
 STEPS = ("weights", "package", "readback", "measure", "compile", "export", "plain", "fill", "verify")
 MAX_TEXT = 300  # characters of one value; a command may have ten times as many
 MAX_FILES, MAX_COMPONENTS, MAX_TENSORS = 4000, 24, 1500
-# Decibels beyond this say "the same" (200 stands for exact) and would flatten a chart.
-_MOST_DB = 200.0
+# Larger values mean "identical" (200 stands for exact) and would flatten a chart.
+_MAX_DB = 200.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Took:
-    """What a step took; None where it was not measured. `peak_memory` in bytes."""
+class StepCost:
+    """Time in seconds and peak memory in bytes of a step; None if not measured."""
 
     seconds: float | None
     peak_memory: float | None
@@ -36,21 +36,21 @@ class Component:
     name: str
     bits: int | None
     size: float | None
-    whole_size: float | None  # at 16 bits a weight, computed from the number of weights
+    whole_size: float | None  # with 16 bits per weight, computed from the number of weights
     checked: str  # kind of the verification
-    summary: str  # what the check found
-    weights: str  # what reading the weights back found, where that is not the check
-    psnr: float | None  # of its outputs, as it is
-    psnr_before: float | None  # before palettization, at fp16
+    summary: str  # result of the verification
+    weights: str  # result of reading the weights back, if that is a separate check
+    psnr: float | None  # of its outputs
+    psnr_before: float | None  # of its outputs before palettization, at fp16
     lowest_snr: float | None
     snr: tuple[tuple[str, float], ...]  # tensor, dB
     compiler: str
-    steps: Mapping[str, Took]
+    steps: Mapping[str, StepCost]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One variant: its files and bytes, and its bytes if weights had 16 bits."""
+    """One variant: number of files, bytes, and bytes with 16 bits per weight."""
 
     name: str
     files: float | None
@@ -59,8 +59,8 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What a page shows of a manifest."""
+class ManifestView:
+    """The values of a manifest that a page shows."""
 
     repo_id: str
     title: str
@@ -72,12 +72,12 @@ class Reading:
     variants: tuple[Variant, ...]
     components: tuple[Component, ...]
     files: tuple[Mapping[str, Any], ...]
-    left_out: int  # files beyond the bound
+    left_out: int  # number of files beyond MAX_FILES
     sources: tuple[Mapping[str, Any], ...] = field(default=())
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> Reading:
-        """Read a manifest that `parse_manifest` has accepted."""
+    def of(cls, manifest: Mapping[str, Any]) -> ManifestView:
+        """The view of a manifest that `parse_manifest` has accepted."""
         settings, source = _table(manifest.get("settings")), _table(manifest.get("source"))
         listed = list(_table(manifest.get("components")).items())[:MAX_COMPONENTS]
         components = tuple(_component(text(name), _table(value)) for name, value in listed)
@@ -86,7 +86,7 @@ class Reading:
         return cls(
             repo_id=text(manifest.get("repo_id")) or "a release",
             title=text(manifest.get("title")),
-            bits=_whole(settings.get("bits")),
+            bits=_integer(settings.get("bits")),
             size=float(sum(min(file["size"], _LARGEST) for file in files)),
             facts=_facts(manifest, settings),
             provenance=_provenance(manifest, source),
@@ -103,7 +103,7 @@ _LARGEST = 1 << 60
 
 
 def text(value: Any, *, limit: int = MAX_TEXT) -> str:
-    """A value as one bounded line of printable characters; empty for what is no text or number."""
+    """A value as one line of at most `limit` printable characters; empty unless it is text or a number."""
     if isinstance(value, float) and not math.isfinite(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -111,21 +111,21 @@ def text(value: Any, *, limit: int = MAX_TEXT) -> str:
     if isinstance(value, int) and abs(value) > _LARGEST:
         return ""
     whole = value[: limit + 1] if isinstance(value, str) else str(value)
-    # Invisible characters could reverse or hide what follows them.
-    shown = "".join(one if one.isprintable() else "\ufffd" for one in whole)
+    # Invisible characters could reverse or hide the text after them.
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in whole)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def number(value: Any, *, least: float = 0.0, most: float = float(_LARGEST)) -> float | None:
-    """A finite number within bounds, or None."""
+    """The value if it is a finite number from `least` to `most`, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
         return None
     return float(value)
 
 
-def _whole(value: Any) -> int | None:
-    found = number(value, most=64)
-    return int(found) if found is not None and found.is_integer() else None
+def _integer(value: Any) -> int | None:
+    checked = number(value, most=64)
+    return int(checked) if checked is not None and checked.is_integer() else None
 
 
 def _table(value: Any) -> Mapping[str, Any]:
@@ -139,15 +139,17 @@ def _list(value: Any) -> list[Any]:
 def _component(name: str, row: Mapping[str, Any]) -> Component:
     weights, check = _table(row.get("weights")), _table(row.get("verification"))
     size, stored = number(row.get("size")), _table(weights.get("weights"))
-    elements, held = number(stored.get("elements")), number(stored.get("bytes"))
+    elements, weight_bytes = number(stored.get("elements")), number(stored.get("bytes"))
     if number(weights.get("palettized")) == 0:
-        whole = size  # nothing was made smaller
+        whole = size  # no compressed tensor
+    elif size and elements is not None and weight_bytes is not None:
+        whole = size - weight_bytes + 2 * elements
     else:
-        whole = size - held + 2 * elements if size and elements is not None and held is not None else None
+        whole = None
     snr = tuple(_tensor(pair) for pair in _list(weights.get("snr"))[:MAX_TENSORS] if _is_tensor(pair))
     return Component(
         name=name,
-        bits=_whole(row.get("bits")),
+        bits=_integer(row.get("bits")),
         size=size,
         whole_size=whole,
         checked=text(check.get("kind")),
@@ -158,13 +160,13 @@ def _component(name: str, row: Mapping[str, Any]) -> Component:
         lowest_snr=_decibels(check.get("lowest_snr")) or _decibels(weights.get("lowest_snr")),
         snr=snr,
         compiler=text(row.get("compiler")),
-        steps={step: _took(value) for step in STEPS if (value := _table(row.get("steps")).get(step)) is not None},
+        steps={step: _step_cost(value) for step in STEPS if (value := _table(row.get("steps")).get(step)) is not None},
     )
 
 
 def _decibels(value: Any) -> float | None:
-    found = number(value, least=-_MOST_DB, most=math.inf)
-    return None if found is None else min(found, _MOST_DB)
+    decibels = number(value, least=-_MAX_DB, most=math.inf)
+    return None if decibels is None else min(decibels, _MAX_DB)
 
 
 def _is_tensor(pair: Any) -> bool:
@@ -175,23 +177,23 @@ def _tensor(pair: list[Any]) -> tuple[str, float]:
     return text(pair[0]), _decibels(pair[1]) or 0.0
 
 
-def _took(value: Any) -> Took:
+def _step_cost(value: Any) -> StepCost:
     row = _table(value)
-    return Took(seconds=number(row.get("seconds")), peak_memory=number(row.get("peak_memory")))
+    return StepCost(seconds=number(row.get("seconds")), peak_memory=number(row.get("peak_memory")))
 
 
 def _variants(manifest: Mapping[str, Any], components: tuple[Component, ...]) -> tuple[Variant, ...]:
-    found = []
+    variants = []
     for name, value in list(_table(manifest.get("variants")).items())[:MAX_COMPONENTS]:
         row = _table(value)
         attention = str(name).partition("/")[0]
         parts = [part for part in components if "/" not in part.name or part.name.endswith(f"/{attention}")]
-        # Only what the weights grow by is computed; everything else is as it was measured.
-        grown = [part.whole_size - part.size for part in parts if part.whole_size is not None and part.size]
+        # The measured size plus the computed growth of the weights.
+        growth = [part.whole_size - part.size for part in parts if part.whole_size is not None and part.size]
         size = number(row.get("size"))
-        whole = size + sum(grown) if size is not None and grown and len(grown) == len(parts) else None
-        found.append(Variant(name=text(name), files=number(row.get("files")), size=size, whole_size=whole))
-    return tuple(found)
+        whole = size + sum(growth) if size is not None and growth and len(growth) == len(parts) else None
+        variants.append(Variant(name=text(name), files=number(row.get("files")), size=size, whole_size=whole))
+    return tuple(variants)
 
 
 def _file(row: Mapping[str, Any], digest: str) -> Mapping[str, Any]:
@@ -206,7 +208,7 @@ def _facts(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     systems = [text(system) for system in _list(settings.get("minimum_os"))[:4]]
     facts = {
         "model": text(manifest.get("title")),
-        "bits a weight": text(settings.get("bits")),
+        "bits per weight": text(settings.get("bits")),
         "pictures": f"{image[1]}×{image[0]} pixels" if len(image) == 2 else "",
         "needs": " / ".join(systems),
         "prediction type": text(manifest.get("prediction_type")),
@@ -218,7 +220,7 @@ def _facts(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
 
 def _provenance(manifest: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, str]:
     generator, run = _table(manifest.get("generator")), _table(manifest.get("run"))
-    found = {
+    provenance = {
         "source": text(source.get("name")),
         "from": text(source.get("location")),
         "commit of the source": text(source.get("commit")),
@@ -226,4 +228,4 @@ def _provenance(manifest: Mapping[str, Any], source: Mapping[str, Any]) -> dict[
         "made with": f"{text(generator.get('name'))} {text(generator.get('version'))}".strip(),
         "made at": text(run.get("created")),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in provenance.items() if value}

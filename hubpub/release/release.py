@@ -1,8 +1,8 @@
-"""Release: what will be in the repo, as data; the manifest; and the difference to what is there.
+"""Release: the content of one commit, its manifest, and the difference from the repo's current content.
 
 The manifest (`hubpub.json`) names every file with size and sha256, the variants,
 the source, the settings and the measurements. It is data for programs: `fetch`
-checks against it, `publish` merges with it, the card is a view of it.
+verifies files against it, `publish` merges it with the new one, the card is rendered from it.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from hubpub.plan.variant import ATTENTIONS, FORMATS
 
 MANIFEST_FORMAT = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-# Bounds for what others wrote: a manifest is read, never trusted.
+# Manifests are untrusted: larger ones are ignored.
 MAX_MANIFEST_BYTES = 32 << 20
-# A repo holds one width, size, batch and target; variants that differ in these cannot share it.
+# All variants of a repo have the same bits, latent size, batch and target.
 SHARED_SETTINGS = ("bits", "latent", "batch", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """Everything that one commit puts into a repo."""
+    """The content of one commit."""
 
     repo_id: str
     artifacts: tuple[Artifact, ...]  # the models and archives of this run
-    manifest: Mapping[str, Any]  # merged with what the repo keeps
+    manifest: Mapping[str, Any]  # merged with the variants that the repo keeps
     card: str  # README.md
     message: str  # of the commit
     signature: str | None = None  # of the manifest, by sigstore
 
     def manifest_text(self) -> str:
-        """hubpub.json as it is written."""
+        """The text of hubpub.json."""
         return json.dumps(self.manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file as a repo lists it. `sha256` is None for small files, which have a git blob id only."""
+    """A file in a repo's listing. `sha256` is None for small files, which have only a git blob id."""
 
     path: str
     size: int
@@ -55,7 +55,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteState:
-    """What a repo holds at one commit (`commit` None: an empty repo or folder)."""
+    """The content of a repo at one commit; `commit` is None for an empty repo or folder."""
 
     repo_id: str
     commit: str | None
@@ -66,10 +66,10 @@ class RemoteState:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One line of a commit. `action` is `new`, `changed`, `same` or `removed`.
+    """One file operation of a commit. `action` is `new`, `changed`, `same` or `removed`.
 
-    `copy_from` is a path of the repo that holds the same bytes already, at `copy_revision`
-    (None: the commit that this one stands on).
+    `copy_from` is a path in the repo with the same bytes, at `copy_revision` (None: the
+    parent commit).
     """
 
     action: str
@@ -81,31 +81,31 @@ class Operation:
 
 
 def parse_manifest(data: bytes) -> dict[str, Any] | None:
-    """A manifest somebody wrote, or None when it is not one that can be used (too large, other format, not whole)."""
+    """The manifest in `data`, or None if it cannot be used: too large, another format, or incomplete."""
     if len(data) > MAX_MANIFEST_BYTES:
         return None
     try:
         manifest = json.loads(data)
-        good = manifest["format"] == MANIFEST_FORMAT and all(_is_file(file) for file in manifest["files"])
+        valid = manifest["format"] == MANIFEST_FORMAT and all(_is_file(file) for file in manifest["files"])
         tables = (manifest["variants"], manifest.get("settings", {}), manifest.get("components", {}))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return manifest if good and all(isinstance(table, dict) for table in tables) else None
+    return manifest if valid and all(isinstance(table, dict) for table in tables) else None
 
 
 def _is_file(file: Mapping[str, Any]) -> bool:
     path, size, digest = file["path"], file["size"], file["sha256"]
-    sound = isinstance(path, str) and isinstance(size, int) and not isinstance(size, bool) and size >= 0
-    return sound and isinstance(digest, str) and _SHA256.fullmatch(digest) is not None
+    valid = isinstance(path, str) and isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    return valid and isinstance(digest, str) and _SHA256.fullmatch(digest) is not None
 
 
 def variant_of(path: str) -> str | None:
-    """The variant that a file of a repo belongs to: `original/packages`, `original/zip`; None for other files."""
+    """The variant of a file in a repo, such as `original/packages` or `original/zip`; None for other files."""
     parts = path.split("/")
     if len(parts) > 2 and parts[0] in ATTENTIONS and parts[1] in FORMATS:
         return "/".join(parts[:2])
     if len(parts) == 1 and path.endswith("_compiled.zip"):
-        # the longest first: split_einsum is the beginning of split_einsum_v2
+        # longest first: split_einsum is a prefix of split_einsum_v2
         for attention in sorted(ATTENTIONS, key=len, reverse=True):
             if path.endswith(f"_{attention}_compiled.zip"):
                 return f"{attention}/zip"
@@ -113,11 +113,11 @@ def variant_of(path: str) -> str | None:
 
 
 def merge(new: Mapping[str, Any], old: Mapping[str, Any] | None, *, prune: bool = False) -> dict[str, Any]:
-    """The manifest of the repo after this run: variants not made now are kept as `old` has them (not with `prune`).
+    """The repo's manifest after this run: `new`, plus the other variants of `old` (unless `prune`).
 
-    Keys are in the order in which the manifest is written, so that a view of it is the same
-    now and when it is read back. Raises ConfigError when the kept variants were made with
-    other bits, size, batch or target: one repo holds one of each.
+    Keys have the order of the written file, so that a card rendered now equals one rendered
+    from the file. Raises ConfigError if the kept variants have other bits, latent size, batch
+    or target: all variants of a repo must have the same.
     """
     return dict(json.loads(json.dumps(_merge(new, old, prune), sort_keys=True)))
 
@@ -127,7 +127,7 @@ def _merge(new: Mapping[str, Any], old: Mapping[str, Any] | None, prune: bool) -
     if old is None:
         return dict(merged)
     if same_manifest(old, merged):
-        return dict(old)  # the times of another run are no reason for a commit
+        return dict(old)  # new timings alone are not worth a commit
     kept = {name: variant for name, variant in old["variants"].items() if name not in new["variants"]}
     if prune or not kept:
         return dict(merged)
@@ -135,8 +135,8 @@ def _merge(new: Mapping[str, Any], old: Mapping[str, Any] | None, prune: bool) -
         before, now = old.get("settings", {}).get(key), new["settings"][key]
         if before != now:
             raise ConfigError(
-                f"The repo keeps {', '.join(sorted(kept))} with {key} = {before}, and this run has {key} = {now}.",
-                hint="Publish all of the repo's variants at once, or use another repo for another width or size.",
+                f"The repo's {', '.join(sorted(kept))} has {key} = {before}, but this run has {key} = {now}.",
+                hint="Publish all variants of the repo at once, or use another repo for other settings.",
             )
     merged["variants"] = {**kept, **merged["variants"]}
     names = {file["path"] for file in merged["files"]}
@@ -161,11 +161,11 @@ def _kept_components(old: Mapping[str, Any], kept: Iterable[str]) -> dict[str, A
 
 
 def same_manifest(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
-    """Equal but for what changes by itself: the run (time, CI address), and how long each step took."""
-    return one is not None and _lasting(one) == _lasting(other)
+    """Whether two manifests are equal, ignoring the run (time, CI address) and the cost of each step."""
+    return one is not None and _without_run(one) == _without_run(other)
 
 
-def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _without_run(manifest: Mapping[str, Any]) -> dict[str, Any]:
     components = {
         name: {key: value for key, value in component.items() if key != "steps"}
         for name, component in manifest.get("components", {}).items()
@@ -175,66 +175,69 @@ def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def diff(release: Release, files: Iterable[Artifact], remote: RemoteState) -> list[Operation]:
-    """What one commit has to do: pure.
+    """The operations of one commit that turns `remote` into the release. Pure.
 
-    `files` are all files of the release (artifacts, card, manifest, signature). Removed are
-    files that the repo's manifest claims and the release's no longer does, if they lie in
-    folders of hubpub's own and are what was claimed; and a signature whose manifest goes.
+    `files` are all files of the release (artifacts, card, manifest, signature). A file of the
+    repo is removed if the repo's manifest lists it, the release's does not, it lies in a
+    folder of hubpub, and its digest matches the manifest. The signature of a replaced manifest
+    is removed too.
     """
     files = tuple(files)
     present = {file.path: file for file in remote.files}
     by_digest = {file.sha256: file.path for file in remote.files if file.sha256}
     operations = []
     for artifact in sorted(files, key=lambda file: file.path_in_repo):
-        there = present.get(artifact.path_in_repo)
-        if there is not None and is_same(artifact, there):
+        remote_file = present.get(artifact.path_in_repo)
+        if remote_file is not None and is_same(artifact, remote_file):
             action, copy = "same", None
         else:
-            action = "new" if there is None else "changed"
+            action = "new" if remote_file is None else "changed"
             copy = by_digest.get(artifact.sha256)
         operations.append(
             Operation(action=action, path=artifact.path_in_repo, size=artifact.size, artifact=artifact, copy_from=copy)
         )
-    operations = _settled(operations, release, remote)
+    operations = _without_run_change(operations, release, remote)
     kept = {artifact.path_in_repo for artifact in files} | {file["path"] for file in release.manifest["files"]}
-    gone = claimed(remote) - kept
-    if SIGNATURE not in kept and any(one.path == MANIFEST and one.action == "changed" for one in operations):
-        gone |= {SIGNATURE} & present.keys()
-    return [*operations, *(Operation(action="removed", path=path, size=present[path].size) for path in sorted(gone))]
+    removed = claimed(remote) - kept
+    if SIGNATURE not in kept and any(step.path == MANIFEST and step.action == "changed" for step in operations):
+        removed |= {SIGNATURE} & present.keys()
+    return [*operations, *(Operation(action="removed", path=path, size=present[path].size) for path in sorted(removed))]
 
 
 def claimed(remote: RemoteState) -> set[str]:
-    """Files of a repo in hubpub's own folders that are there as its manifest claims them."""
-    found = set()
+    """Paths of the repo's files in hubpub's folders whose size and digest match the repo's manifest."""
+    paths = set()
     manifest = remote.manifest or {"files": (), "variants": {}}
     claims = {file["path"]: file for file in manifest["files"]}
-    for there in remote.files:
-        claim, variant = claims.get(there.path), variant_of(there.path)
-        ours = variant in manifest["variants"] or there.path.startswith(f"{IMAGES}/")
-        if claim is not None and ours and there.size == claim["size"] and there.sha256 in (None, claim["sha256"]):
-            found.add(there.path)
-    return found
+    for file in remote.files:
+        claim, variant = claims.get(file.path), variant_of(file.path)
+        in_hubpub_folder = variant in manifest["variants"] or file.path.startswith(f"{IMAGES}/")
+        if claim is None or not in_hubpub_folder:
+            continue
+        if file.size == claim["size"] and file.sha256 in (None, claim["sha256"]):
+            paths.add(file.path)
+    return paths
 
 
-def _settled(operations: list[Operation], release: Release, remote: RemoteState) -> list[Operation]:
-    """A manifest that differs in `run` alone is no change when there is no other."""
+def _without_run_change(operations: list[Operation], release: Release, remote: RemoteState) -> list[Operation]:
+    """Mark the manifest as `same` if it is the only change and differs only in `run`."""
     changed = [operation for operation in operations if operation.action != "same"]
     if [operation.path for operation in changed] != [MANIFEST] or not same_manifest(remote.manifest, release.manifest):
         return operations
     return [replace(operation, action="same", copy_from=None) for operation in operations]
 
 
-def is_same(artifact: Artifact, there: RemoteFile) -> bool:
-    """Whether a repo's file has the artifact's bytes, by the digest that the repo tells."""
-    if there.size != artifact.size:
+def is_same(artifact: Artifact, remote_file: RemoteFile) -> bool:
+    """Whether a repo's file has the artifact's bytes, by the digest in the repo's listing."""
+    if remote_file.size != artifact.size:
         return False
-    if there.sha256 is not None:
-        return there.sha256 == artifact.sha256
-    return there.blob_id == blob_id(artifact.path)
+    if remote_file.sha256 is not None:
+        return remote_file.sha256 == artifact.sha256
+    return remote_file.blob_id == blob_id(artifact.path)
 
 
 def blob_id(path: Path) -> str:
-    """git's id of a file's content: what the Hub tells of small files."""
+    """git's blob id of a file's content (SHA-1), which the Hub lists for small files."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):

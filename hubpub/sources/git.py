@@ -1,4 +1,4 @@
-"""Git repositories as sources, and the state of the working repo. The only importer of GitPython."""
+"""Git repositories as sources, and the state of a checkout. The only module that imports GitPython."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hubpub.sources.source import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Checkout:
-    """Where a working tree stands."""
+    """The state of a working tree: commit, uncommitted changes, and the remote that it was cloned from."""
 
     commit: str | None
     dirty: bool
@@ -23,18 +23,18 @@ class Checkout:
 
 
 def describe(folder: Path) -> Checkout:
-    """Commit, dirty state and origin of a working tree (commit None: nothing committed yet)."""
+    """The state of the working tree `folder`; commit is None before the first one. Raises SourceNotFound."""
     try:
         with git.Repo(folder) as repo:
             remote = next((remote.url for remote in repo.remotes if remote.name == "origin"), None)
             commit = repo.head.commit.hexsha if repo.head.is_valid() else None
-            return Checkout(commit=commit, dirty=repo.is_dirty(untracked_files=True), remote=_told(remote))
+            return Checkout(commit=commit, dirty=repo.is_dirty(untracked_files=True), remote=_public_remote(remote))
     except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandError, ValueError) as error:
         raise SourceNotFound(f"{folder} looks like a git checkout, but git cannot read it.") from error
 
 
 def working_repo(folder: Path) -> Checkout | None:
-    """The checkout that `folder` is in; None where there is none that git can read."""
+    """The state of the checkout that contains `folder`; None if there is none that git can read."""
     try:
         with git.Repo(folder, search_parent_directories=True) as repo:
             root = repo.working_tree_dir
@@ -47,9 +47,9 @@ def working_repo(folder: Path) -> Checkout | None:
 
 
 def clone(source: Source, cache: Path) -> Path:
-    """A clone of a git source at its revision (default: the remote's head); returns the working tree.
+    """Clone a git source at its revision (default: the remote's head); returns the working tree.
 
-    Clones are kept by URL and fetched again on the next run.
+    There is one clone per URL in `cache`; later calls fetch into it. Raises SourceNotFound or AccessDenied.
     """
     folder = cache / hashlib.sha256(source.location.encode()).hexdigest()[:16]
     try:
@@ -69,8 +69,8 @@ def clone(source: Source, cache: Path) -> Path:
 
 
 def _commit(repo: git.Repo, source: Source) -> str:
-    wanted = [source.revision, f"origin/{source.revision}"] if source.revision else ["origin/HEAD", "HEAD"]
-    for name in wanted:
+    names = [source.revision, f"origin/{source.revision}"] if source.revision else ["origin/HEAD", "HEAD"]
+    for name in names:
         try:
             return repo.commit(name).hexsha
         except (git.BadName, ValueError, IndexError):
@@ -82,7 +82,7 @@ def _commit(repo: git.Repo, source: Source) -> str:
 
 
 def _pull_large_files(repo: git.Repo) -> None:
-    """Replace LFS pointers by their files where git-lfs is installed; one that stays is refused when it is read."""
+    """Replace LFS pointers with their files if git-lfs is installed; remaining pointers are refused when read."""
     attributes = Path(repo.working_dir) / ".gitattributes"
     if attributes.is_file() and "filter=lfs" in attributes.read_text(encoding="utf-8", errors="replace"):
         try:
@@ -96,19 +96,19 @@ def _translated(error: git.GitCommandError, source: Source) -> SourceNotFound | 
     text = str(error.stderr).lower()
     url = _public(source.location)
     if "authentication" in text or "permission denied" in text or "could not read username" in text:
-        return AccessDenied(f"git may not read {url}.", hint="Check your credentials for it, or use a public URL.")
+        return AccessDenied(f"git has no access to {url}.", hint="Check your credentials for it, or use a public URL.")
     return SourceNotFound(f"git cannot clone {url}.", hint="Check the URL with `git ls-remote`.")
 
 
-def _told(remote: str | None) -> str | None:
-    """A remote as a manifest may tell it; None for a place on this machine."""
+def _public_remote(remote: str | None) -> str | None:
+    """A remote's URL for the manifest, without credentials; None for a local path."""
     if remote is None or remote.startswith("file:") or Path(remote).exists():
         return None
     return _public(remote) if ":" in remote else None  # also git@host:path
 
 
 def _public(url: str) -> str:
-    """A URL without user and password: they are nobody's business."""
+    """A URL without user and password."""
     if "://" not in url:
         return url
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Facts: what a source repo says of itself, read from its small files."""
+"""Metadata of a source, read from its small files: configs, scheduler, card."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SMALL_FILES = (
     "scheduler/scheduler_config.json",
     *(f"{folder}/config.json" for folder in _FOLDERS),
 )
-# Front matter is somebody else's text: read as plain data, and only so much of it.
+# Cards are untrusted: only this many bytes of one are read.
 _MAX_CARD = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """model_index.json, every component's config.json by folder, the scheduler's, and the card's front matter."""
+    """A source's model_index.json, config.json files by folder, scheduler config, and the card's front matter."""
 
     model_index: Mapping[str, Any]
     configs: Mapping[str, Mapping[str, Any]]
@@ -33,29 +33,30 @@ class Facts:
 
     @property
     def prediction_type(self) -> str:
-        """`epsilon` or `v_prediction`: what the UNet predicts; apps must be told."""
+        """The UNet's prediction type, `epsilon` or `v_prediction`; apps need it."""
         return str(self.scheduler.get("prediction_type") or "epsilon")
 
     @property
     def scheduler_name(self) -> str:
-        """The class that the source uses, without its ending: `PNDM`."""
+        """The source's scheduler class without the suffix `Scheduler`, such as `PNDM`."""
         listed = self.model_index.get("scheduler")
         name = self.scheduler.get("_class_name") or (listed[1] if isinstance(listed, list) and len(listed) == 2 else "")
         return str(name or "").removesuffix("Scheduler")
 
     @property
     def scaling_factor(self) -> float:
-        """What latents are divided by before they are decoded. UnknownArchitecture where it is no positive number."""
+        """The factor by which latents are divided before decoding. Raises UnknownArchitecture for an invalid one."""
         factor = self.configs["vae"].get("scaling_factor", 0.18215)
         if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 < factor < 1e6:
-            raise UnknownArchitecture(f"The VAE's config.json has scaling_factor = {factor!r}, which is no scale.")
+            raise UnknownArchitecture(f"The VAE's config.json has scaling_factor = {factor!r}, not a positive number.")
         return float(factor)
 
 
 def read_facts(read: Callable[[str], bytes | None], *, name: str) -> Facts:
-    """Facts from `read`, which gives a file's bytes, or None where there is no such file.
+    """The facts of a source. `read(path)` returns a file's bytes, or None if the file is missing.
 
-    Raises UnknownArchitecture when there is no model_index.json: not a diffusers repo.
+    Raises UnknownArchitecture without a model_index.json (not a diffusers repo), and SourceNotFound for damaged
+    JSON files.
     """
     index = read(MODEL_INDEX)
     if index is None:
@@ -78,7 +79,7 @@ def read_facts(read: Callable[[str], bytes | None], *, name: str) -> Facts:
 
 
 def front_matter(card: bytes) -> dict[str, Any]:
-    """The YAML between the first two `---` lines of a card; empty where there is none that can be read."""
+    """The YAML between the first two `---` lines of a card; empty if there is none or it cannot be read."""
     text = card[:_MAX_CARD].decode("utf-8", "replace").replace("\r\n", "\n").lstrip("\ufeff")
     if not text.startswith("---\n"):
         return {}

@@ -1,7 +1,7 @@
-"""Resolve: a Source becomes files that can be read, pinned to a commit.
+"""Opens a Source: its files can then be listed, read and pinned to a commit.
 
-A folder is read where it is; a git repository is cloned into the cache; a Hub repo is
-listed first, and of its weights only those that a plan needs are downloaded.
+A folder is read in place. A git repository is cloned into the cache. A Hub repo is listed
+first, and only the files that a plan needs are downloaded.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 
-# Configs and cards are small; what is larger is none, and is not read into memory.
+# The largest config or card that is read into memory.
 _MAX_SMALL: Final = 16 << 20
 
 
 class Opened(Protocol):
-    """A source that can be read."""
+    """An opened source."""
 
     source: Source
     commit: str | None
@@ -33,17 +33,17 @@ class Opened(Protocol):
         """All files, relative to the source's root."""
 
     def read(self, path: str) -> bytes | None:
-        """A small file's bytes; None where there is no such file."""
+        """A small file's bytes; None if it does not exist. Raises SourceNotFound for files above 16 MiB."""
 
     def pin(self, paths: Iterable[str]) -> Snapshot:
-        """The snapshot of those files, with size and digest of each."""
+        """The snapshot of the named files, with size and digest of each."""
 
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
-        """A folder of this disk in which those files are (downloaded where they must be)."""
+        """A local folder that contains the named files; downloads them if necessary."""
 
 
 class FolderSource:
-    """A diffusers folder of this disk; where it is a git checkout, its commit is known."""
+    """A local diffusers folder; `commit` is set if it is a git checkout."""
 
     def __init__(self, source: Source, digests: Digests, *, root: Path | None = None) -> None:
         self.source = source
@@ -59,13 +59,13 @@ class FolderSource:
             self.commit, self._dirty, self._remote = state.commit, state.dirty, state.remote
 
     def paths(self) -> tuple[str, ...]:
-        """All files below the folder but git's own."""
-        found = (path for path in self._root.rglob("*") if path.is_file())
-        relative = (path.relative_to(self._root) for path in found)
+        """All files below the folder except `.git`."""
+        files = (path for path in self._root.rglob("*") if path.is_file())
+        relative = (path.relative_to(self._root) for path in files)
         return tuple(sorted(path.as_posix() for path in relative if path.parts[0] != ".git"))
 
     def read(self, path: str) -> bytes | None:
-        """A file's bytes, or None."""
+        """A small file's bytes, or None."""
         here = self._place(path)
         try:
             _check_small(path, here.stat().st_size)
@@ -76,7 +76,7 @@ class FolderSource:
             raise SourceNotFound(f"{self._root / path} cannot be read: {error.strerror}.") from error
 
     def pin(self, paths: Iterable[str]) -> Snapshot:
-        """Digests are read from the files, unless the same file was read before."""
+        """The snapshot; digests come from the cache for unchanged files, else from reading the files."""
         files = []
         for path in sorted(set(paths)):
             here = self._place(path)
@@ -96,11 +96,11 @@ class FolderSource:
         return self._root
 
     def _place(self, path: str) -> Path:
-        """Where a file is. A link in somebody's repository must not make a file of this machine part of a release."""
+        """A file's path. Refuses links that leave a checkout: they could publish private files of this machine."""
         here = self._root / path
         if self._cloned and not here.resolve().is_relative_to(self._root.resolve()):
             raise SourceNotFound(
-                f"{path} of {self.source.name} is a link that leaves the checkout.", hint="Replace it by the file."
+                f"{path} of {self.source.name} is a link that leaves the checkout.", hint="Replace it with the file."
             )
         return here
 
@@ -128,9 +128,9 @@ class HubSource:
         return (self.folder([path], None) / path).read_bytes()
 
     def pin(self, paths: Iterable[str]) -> Snapshot:
-        """The Hub tells the digests: nothing is downloaded for them."""
-        wanted = set(paths)
-        files = tuple(file for file in self._snapshot.files if file.path in wanted)
+        """The snapshot, with the digests of the Hub's listing; downloads nothing."""
+        names = set(paths)
+        files = tuple(file for file in self._snapshot.files if file.path in names)
         return Snapshot(source=self.source, commit=self.commit, files=files)
 
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
@@ -140,11 +140,11 @@ class HubSource:
 
 def _check_small(path: str, size: int) -> None:
     if size > _MAX_SMALL:
-        raise SourceNotFound(f"The source's {path} has {size} bytes; no config or card is that large.")
+        raise SourceNotFound(f"The source's {path} has {size} bytes, too many for a config or card.")
 
 
 def open_source(source: Source, *, digests: Digests, clones: Path, hub: Callable[[], Hub]) -> Opened:
-    """Open a source; `clones` is where git repositories are cloned to, `hub` connects when it must."""
+    """Open a source. `clones` is the folder for git clones; `hub()` connects to the Hub (for Hub sources only)."""
     if source.kind == "folder":
         return FolderSource(source, digests)
     if source.kind == "git":

@@ -1,4 +1,4 @@
-"""Source: where weights come from; Snapshot: the same, pinned to a commit, with its files."""
+"""Source: the origin of weights. Snapshot: a source pinned to a commit, with its files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _GIT = re.compile(r"git\+(?P<url>.+?)(?:@(?P<revision>[^@/:]+))?")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What the user named: a folder, a repo of the Hub, or a git repository.
+    """A folder, a Hub repo or a git repository, as named by the user.
 
-    `name` is the ORG/NAME that file names and the card use. `location` is the
-    folder's path, the repo id or the git URL.
+    `name` is the ORG/NAME in file names and in the card. `location` is the folder's path, the
+    repo id or the git URL.
     """
 
     kind: str  # "folder", "hub", "git"
@@ -29,7 +29,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file of a snapshot. `digest` is `sha256:…`, or `git:…` for a small file whose blob id is all the Hub tells."""
+    """A file of a snapshot. `digest` is `sha256:…`, or `git:…` (blob id) for small files on the Hub."""
 
     path: str
     size: int
@@ -38,10 +38,10 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A source pinned: the commit, and every file with its size and digest.
+    """A pinned source: its commit, and every file with size and digest.
 
-    `commit` is None for a plain folder. `dirty` says that a checkout has changes
-    that its commit does not hold; `remote` where it was cloned from.
+    `commit` is None for a plain folder. `dirty`: the checkout has uncommitted changes.
+    `remote`: the URL that it was cloned from.
     """
 
     source: Source
@@ -62,7 +62,10 @@ class Snapshot:
 
 
 def parse(text: str, *, name: str | None = None, revision: str | None = None) -> Source:
-    """Read what was typed: an existing folder wins, else a Hub repo id; `hf:` and `git+` say it outright."""
+    """Parse a source argument: `hf:REPO`, `git+URL[@REVISION]`, an existing folder, or else a Hub repo id.
+
+    Raises ConfigError for anything else, and for a folder with a revision.
+    """
     if name is not None:
         check_repo_id(name)
     if text.startswith("hf:"):
@@ -81,7 +84,7 @@ def parse(text: str, *, name: str | None = None, revision: str | None = None) ->
         return Source(kind="folder", location=str(folder), name=name or f"local/{_slug(folder.name)}")
     if not REPO_ID.fullmatch(text):
         raise ConfigError(
-            f"{text!r} is neither a folder here nor a repo id.",
+            f"{text!r} is neither an existing folder nor a repo id.",
             hint="A source is a diffusers folder, a Hub repo id (ORG/NAME) or git+URL.",
         )
     repo_id = check_repo_id(text)

@@ -18,7 +18,8 @@ from hubpub.errors import ConfigError, FetchError, FindingsError, ModelError
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.unzip import DAMAGE
 from hubpub.plan.names import Artifact
-from hubpub.release.lint import Finding, lint_compiled, lint_folder, lint_names, lint_zip, lint_zip_names, lint_zip_url
+from hubpub.release.findings import Finding
+from hubpub.release.lint import lint_compiled, lint_folder, lint_names, lint_zip, lint_zip_names, lint_zip_url
 from hubpub.release.release import RemoteState, variant_of
 from hubpub.remote.hub import Hub
 from hubpub.remote.offers import Offer, OfferedFile, offers

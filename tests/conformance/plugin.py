@@ -1,13 +1,13 @@
-"""pytest plugin: coremltools' tests believe they are on a Mac, and hubpub answers `predict`.
+"""pytest plugin for coremltools' tests: simulates a Mac, with hubpub's runtime in place of Core ML.
 
-coremltools talks to Core ML through one class, `_MLModelProxy`; on Linux it is None, and the
-tests convert models and skip the numbers. Here that class is `Proxy`, which loads the package
-with hubpub.runtime. Nothing else of coremltools is replaced: its input checks, its converters,
-its expected values and its tolerances are Apple's.
+coremltools calls Core ML through one class, `_MLModelProxy`; on Linux it is None, and the
+tests convert models without predicting. The plugin replaces that class with `Proxy`, which
+loads the package with hubpub.runtime. Everything else is coremltools': input checks,
+converters, expected values and tolerances.
 
-Beside each test's verdict the plugin records which MIL ops its models hold, and the largest
-error of every compared output relative to the largest expected value, because Apple's
-tolerance for fp16 (0.5 absolute, 5 % relative) hides much.
+For each test the plugin also records the MIL ops of its models, and the largest error of every
+compared output relative to the largest expected value, because Apple's tolerances for fp16
+(0.5 absolute, 5 % relative) are large.
 """
 
 from __future__ import annotations

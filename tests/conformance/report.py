@@ -20,20 +20,20 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 INTRODUCTION = """\
 # Conformance
 
-coremltools ships tests of every MIL op and of its torch front end. On a Mac they convert small
-models and compare Core ML's predictions with expected values; elsewhere they skip the numbers.
-Here hubpub's runtime answers in Core ML's place (`tests/conformance/plugin.py` replaces one class,
-`_MLModelProxy`), so that the numbers are compared on any machine, at Apple's tolerances. Models run
-at `precision="fp16"`, as on a device, on the CPU; fp32 values of a program stay fp32.
+coremltools has tests of every MIL op and of its torch front end. On a Mac they convert small
+models and compare Core ML's predictions with expected values; on other systems they do not predict.
+`tests/conformance/plugin.py` replaces one class of coremltools, `_MLModelProxy`, so that hubpub's
+runtime makes the predictions: the numbers are then compared on any machine, with Apple's tolerances.
+Models run on the CPU at `precision="fp16"`, as on a device; fp32 values of a program stay fp32.
 
-This page is written by `python -m tests.conformance.recorded --out FILE` and
+To write this page, run `python -m tests.conformance.recorded --out FILE` and
 `python -m tests.conformance.report FILE`.""".splitlines()
 
 Row = Mapping[str, Any]
 
 
 def read(files: Iterable[Path]) -> list[Row]:
-    """All lines; of a test that was run twice with the same parameters, the last."""
+    """All rows; for a test that ran twice with the same parameters, the last."""
     rows = {}
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -43,7 +43,7 @@ def read(files: Iterable[Path]) -> list[Row]:
 
 
 def numeric(row: Row) -> bool:
-    """Whether the test asked for a prediction and has a verdict on it."""
+    """Whether the test made a prediction and passed or failed."""
     return bool(row["ran"]) and row["outcome"] in ("passed", "failed")
 
 
@@ -53,7 +53,7 @@ def within(row: Row) -> bool:
 
 
 def explained(row: Row, table: Sequence[tuple[str, str]]) -> str:
-    """The explanation whose pattern is found in the test's name or reason."""
+    """The explanation whose pattern matches the test's name or reason."""
     text = f"{row['test']} {row['reason']}"
     return next((why for pattern, why in table if re.search(pattern, text, re.DOTALL)), "not explained")
 
@@ -64,7 +64,7 @@ def short(test: str) -> str:
 
 
 def table(rows: Iterable[Row]) -> list[str]:
-    """One line per op: tests whose model holds it and that compared numbers."""
+    """One line per op, with the tests whose model contains it."""
     total, apple, compared, strict = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for row in rows:
         for op in row["ops"]:
@@ -77,7 +77,7 @@ def table(rows: Iterable[Row]) -> list[str]:
 
 
 def grouped(rows: Iterable[Row], reasons: Sequence[tuple[str, str]]) -> list[str]:
-    """Tests by explanation: how many, and which."""
+    """Tests by explanation: their number and names."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     worst: dict[str, float] = {}
     for row in rows:
@@ -88,7 +88,7 @@ def grouped(rows: Iterable[Row], reasons: Sequence[tuple[str, str]]) -> list[str
     lines = []
     for why, tests in sorted(groups.items(), key=lambda item: -sum(item[1].values())):
         names = ", ".join(f"`{name}` ({count})" for name, count in sorted(tests.items()))
-        far = f" (at most {100 * worst[why]:.2g} % of the largest value off)" if why in worst else ""
+        far = f" (error at most {100 * worst[why]:.2g} % of the largest value)" if why in worst else ""
         lines += [f"- **{sum(tests.values())}**: {why}{far}", f"  {names}"]
     return lines or ["None."]
 
@@ -106,16 +106,16 @@ def document(rows: Sequence[Row]) -> str:
         [
             *INTRODUCTION,
             "",
-            f"- **{len(rows)}** tests were run, of {len(files)} files; **{len(ran)}** of them asked for predictions.",
-            f"- **{sum(row['outcome'] == 'passed' for row in ran)}** of these {len(ran)} passed at Apple's tolerances.",
-            f"- **{sum(map(within, compared))}** of the {len(compared)} that compare by a tolerance are also within",
-            "  0.5 % of the largest expected value (Apple's tolerance for fp16, 0.5 and 5 %, hides much).",
-            f"- {len(front)} more passed without a prediction: they test the converter alone.",
-            f"- {len(left)} were left out by the tests themselves or by the harness; why, see below.",
+            f"- **{len(rows)}** tests of {len(files)} files ran; **{len(ran)}** of them made predictions.",
+            f"- **{sum(row['outcome'] == 'passed' for row in ran)}** of these {len(ran)} passed with Apple's tolerances.",
+            f"- **{sum(map(within, compared))}** of the {len(compared)} tests with a tolerance are also within 0.5 % of the",
+            "  largest expected value (Apple's tolerances for fp16, 0.5 absolute and 5 % relative, are large).",
+            f"- {len(front)} more passed without a prediction: they test only the converter.",
+            f"- {len(left)} were skipped by the tests or by the harness; the reasons are below.",
             "",
             "## By op",
             "",
-            "A test counts for every op in its model. *passed* is Apple's verdict.",
+            "A test counts for every op in its model. *passed*: with Apple's tolerances.",
             "",
             *table(ran),
             "",
@@ -123,17 +123,17 @@ def document(rows: Sequence[Row]) -> str:
             "",
             *grouped(failed, FAILURES),
             "",
-            "## Passed, but more than 0.5 % off",
+            "## Passed, with an error above 0.5 %",
             "",
             *grouped(over, OVER),
             "",
-            "## Left out",
+            "## Skipped",
             "",
             *grouped(left, SKIPPED),
             "",
-            "## What was run",
+            "## Selection of tests",
             "",
-            "The chosen ones are those whose name has a checksum that the number divides.",
+            "Of a group of tests, those ran whose name's checksum is divisible by the number.",
             "",
             *recorded.table(),
             "",
@@ -146,9 +146,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=DOCUMENT)
-    given = parser.parse_args()
-    given.out.parent.mkdir(exist_ok=True)
-    given.out.write_text(document(read(given.files)), encoding="utf-8")
+    arguments = parser.parse_args()
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(document(read(arguments.files)), encoding="utf-8")
 
 
 if __name__ == "__main__":

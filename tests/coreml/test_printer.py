@@ -110,7 +110,7 @@ def test_empty_tensors_have_brackets_too() -> None:
     assert nested([], (0,)) == "[]"
     assert nested([], (2, 0)) == "[[], []]"
     assert nested([], (0, 2)) == "[]"
-    with pytest.raises(BadPackage, match="implausible"):
+    with pytest.raises(BadPackage, match="empty constant"):
         nested([], (1 << 40, 0))
 
 
@@ -230,5 +230,5 @@ def test_values_that_contradict_their_type_are_refused(text: str) -> None:
 
 def test_nesting_has_a_bottom() -> None:
     deep = "tuple<" * 5000
-    with pytest.raises(BadPackage, match="inside each other"):
+    with pytest.raises(BadPackage, match="64 levels of nesting"):
         parse_program(f"program(1.3)\n[buildInfo = {deep}")

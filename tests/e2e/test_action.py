@@ -167,7 +167,7 @@ def test_inputs_are_words_and_never_code(machine: Machine, dangerous: str) -> No
     done = run_action(ACTION, {**INPUTS, "source": dangerous, "cache": "false", "dry-run": "true"}, machine)
     assert done.failed == "Publish"
     assert not list(machine.workspace.rglob("hacked"))
-    assert "neither a folder here nor a repo id" in done.summary
+    assert "neither an existing folder nor a repo id" in done.summary
 
 
 def test_a_typing_error_publishes_nothing(machine: Machine) -> None:

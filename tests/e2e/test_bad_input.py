@@ -63,7 +63,7 @@ def test_a_family_that_is_not_supported_yet(source: Path) -> None:
 
 
 def test_neither_a_folder_nor_a_repo_id() -> None:
-    _refused("plan", "no/such/folder", status=2, says="neither a folder here nor a repo id", hint="ORG/NAME")
+    _refused("plan", "no/such/folder", status=2, says="neither an existing folder nor a repo id", hint="ORG/NAME")
 
 
 def test_a_missing_licence(source: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_link_that_leaves_the_checkout_is_refused(repo: Path, tmp_path: Path, 
 def test_a_config_that_is_too_large_is_not_read(repo: Path, tmp_path: Path) -> None:
     with (repo / "README.md").open("ab") as card:
         card.truncate(1 << 40)  # a terabyte, of holes
-    with pytest.raises(SourceNotFound, match="no config or card"):
+    with pytest.raises(SourceNotFound, match="too many for a config or card"):
         _prepare(str(repo), tmp_path)
 
 

@@ -33,7 +33,7 @@ from hubpub.files.front_matter import load
 from hubpub.files.unzip import unpack
 from hubpub.plan.config import effective, read_defaults, read_file
 from hubpub.release.lint import lint_zip
-from hubpub.release.manifest_view import Reading
+from hubpub.release.manifest_view import ManifestView
 from hubpub.release.release import RemoteFile, RemoteState, merge, parse_manifest
 from hubpub.remote import folder_check, offers
 from hubpub.sources import metadata
@@ -93,7 +93,7 @@ def manifest(data: bytes) -> None:
         return
     with suppress(HubpubError):
         merge(manifests.manifest(), found)
-    Reading.of(found)
+    ManifestView.of(found)
     files = tuple(
         RemoteFile(path=file["path"], size=file["size"], sha256=file["sha256"], blob_id="") for file in found["files"]
     )

@@ -15,17 +15,9 @@ import pytest
 import hubpub
 from hubpub.coreml import schema_pb2 as schema
 from hubpub.coreml.values import string_value, tensor_type
-from hubpub.release.lint import (
-    Finding,
-    MochiView,
-    lint_folder,
-    lint_names,
-    lint_swift_loader,
-    lint_zip,
-    lint_zip_names,
-    lint_zip_url,
-    mochi_view,
-)
+from hubpub.release.findings import Finding
+from hubpub.release.lint import lint_folder, lint_names, lint_swift_loader, lint_zip, lint_zip_names, lint_zip_url
+from hubpub.release.mochi import MochiView, mochi_view
 from hubpub.steps import archive
 from tests.support.mil_models import ARRAY, block, const, feature, function, model, operation, save_package
 

@@ -18,7 +18,7 @@ from hubpub.cli import app
 from hubpub.errors import ConfigError, DigestMismatch, FetchError
 from hubpub.localhub import running
 from hubpub.pages.html import file_tree
-from hubpub.release.manifest_view import MAX_FILES, MAX_TENSORS, Reading, text
+from hubpub.release.manifest_view import MAX_FILES, MAX_TENSORS, ManifestView, text
 from hubpub.release.release import parse_manifest
 from hubpub.release.report_page import Picture, pair, render
 from hubpub.remote.hub import Hub
@@ -209,7 +209,7 @@ def test_any_manifest_that_is_accepted_can_be_read(outer: dict[str, Any], inner:
     content["components"] = {"unet": {**manifest()["components"]["text_encoder"], **inner}, "odd": outer}
     accepted = parse_manifest(json.dumps(content).encode())
     if accepted is not None:
-        read = Reading.of(accepted)
+        read = ManifestView.of(accepted)
         assert all(part.size is None or part.size >= 0 for part in read.components)
 
 
@@ -233,7 +233,7 @@ def test_sizes_are_bounded() -> None:
     content["files"] = [{"path": f"f{n}", "size": 1, "sha256": "0" * 64} for n in range(MAX_FILES + 5)]
     content["components"]["text_encoder"]["weights"]["snr"] = [["t" * 10_000, 30.0]] * (MAX_TENSORS + 5)
     content["title"] = "x" * 100_000
-    read = Reading.of(content)
+    read = ManifestView.of(content)
     assert (len(read.files), read.left_out) == (MAX_FILES, 5)
     curve = next(part for part in read.components if part.name == "text_encoder").snr
     assert len(curve) == MAX_TENSORS
@@ -283,7 +283,7 @@ def test_pictures_that_are_not_those_of_the_manifest(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="cannot be read"):
         report(str(gone), tmp_path / "report.html")
     outside = _folder(tmp_path / "c", manifest(pictures={"images/../../x.png": picture(1)}))
-    with pytest.raises(FetchError, match="would not stay"):
+    with pytest.raises(FetchError, match="not safe on every system"):
         report(str(outside), tmp_path / "report.html")
     text_file = _folder(tmp_path / "d", manifest(pictures={"images/a.png": b"<svg>"}), {"images/a.png": b"<svg>"})
     assert report(str(text_file), tmp_path / "report.html").pictures == 0

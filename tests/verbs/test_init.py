@@ -108,7 +108,7 @@ def test_again_with_the_same_answers_is_no_conflict(home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("nonsense",), "neither a folder here nor a repo id"),
+        (("nonsense",), "neither an existing folder nor a repo id"),
         (("a/b", "--to", "nonsense"), "is not a repo id"),
     ],
 )
