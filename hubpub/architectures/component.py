@@ -15,7 +15,11 @@ from hubpub.networks import Scope, Size
 Config = Mapping[str, Any]
 Configs = Mapping[str, Config]  # folder of the source → its config.json
 
+# iOS targets name the same operations, and so the same program, as the macOS of their year.
+CANONICAL_TARGETS = {"iOS16": "macOS13", "iOS17": "macOS14", "iOS18": "macOS15"}
+
 _MB = 1 << 20
+_NO_SIZE = 64
 
 
 class NetworkConfig(Protocol):
@@ -68,6 +72,17 @@ class Component:
     def program(self, config: Any, *, size: Size, attention: str | None) -> Callable[[Scope], None]:
         """The network at one size, as a function of the scope alone."""
         return lambda at: self.network(at, config, size, attention or "original")
+
+    def parameters(self, *, size: Size, attention: str, target: str) -> dict[str, Any]:
+        """What a package of it depends on besides its config: a setting that changes nothing has one value for all."""
+        latent = "latent" in self.knobs
+        return {
+            "attention": attention if "attention" in self.knobs else None,
+            "height": size.height if latent else _NO_SIZE,
+            "width": size.width if latent else _NO_SIZE,
+            "batch": size.batch if "batch" in self.knobs else 1,
+            "target": CANONICAL_TARGETS.get(target, target),
+        }
 
     def meaning(self, config: Any) -> dict[str, Any]:
         """A config as plain JSON, for the names of steps."""

@@ -101,6 +101,15 @@ _VAE_UNUSED = frozenset({"force_upcast", "sample_size", "scaling_factor"} | _TRA
 
 _ACTIVATIONS = ("quick_gelu", "gelu")
 
+# More than any known network has, so that a damaged config does not ask for a program without end.
+_MOST = 1 << 20
+_MOST_LEVELS = 16
+_MOST_OF: Mapping[str, int] = {
+    "layers_per_block": 32,
+    "num_hidden_layers": 256,
+    "transformer_layers_per_block": 64,
+}
+
 
 def unet(configs: Configs) -> UNetConfig:
     """UNet2DConditionModel, and the number of text tokens (the text encoder decides it)."""
@@ -276,13 +285,13 @@ def _refused(name: str, key: str, value: object) -> UnknownArchitecture:
     )
 
 
-def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_integer(value: object, most: int = _MOST) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
 
 
 def _integer(name: str, config: Config, key: str, default: int) -> int:
     value = config.get(key, default)
-    if not _is_integer(value):
+    if not _is_integer(value, _MOST_OF.get(key, _MOST)):
         raise _refused(name, key, value)
     return int(value)
 
@@ -303,7 +312,9 @@ def _boolean(name: str, config: Config, key: str, *, default: bool) -> bool:
 
 def _integers(name: str, config: Config, key: str, default: tuple[int, ...]) -> list[int]:
     value = config.get(key, default)
-    if not isinstance(value, list | tuple) or not value or not all(_is_integer(item) for item in value):
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= _MOST_LEVELS:
+        raise _refused(name, key, value)
+    if not all(_is_integer(item, _MOST_OF.get(key, _MOST)) for item in value):
         raise _refused(name, key, value)
     return list(value)
 
@@ -311,7 +322,7 @@ def _integers(name: str, config: Config, key: str, default: tuple[int, ...]) -> 
 def _per_block(name: str, config: Config, key: str, default: int, count: int) -> list[int]:
     """One number for all blocks, or a list with one for each."""
     value = config.get(key, default)
-    if _is_integer(value):
+    if _is_integer(value, _MOST_OF.get(key, _MOST)):
         return [value] * count
     numbers = _integers(name, config, key, (default,) * count)
     if len(numbers) != count:

@@ -166,14 +166,14 @@ class _PlanBuilder:
             return
         bits = variant.bits if component.palettizes else 16
         weights = self.weights(component, bits)
-        package = self.package(component, attention, variant, weights)
+        package = self.package(component, variant, weights)
         self.planned[component.name, attention] = PlannedComponent(
             component=component,
             attention=attention,
             weights=weights,
             package=package,
             readback=None,
-            measure=self.measure(component, attention, variant, bits, weights, package)
+            measure=self.measure(component, variant, bits, weights, package)
             if self.verify in ("numeric", "full")
             else None,
             compile=self.compile(component, attention, package) if _bundles(self.config) else None,
@@ -201,28 +201,17 @@ class _PlanBuilder:
             )
         )
 
-    def package(self, component: Component, attention: str | None, variant: Variant, weights: str) -> str:
+    def package(self, component: Component, variant: Variant, weights: str) -> str:
         return self.add(
             Package(
                 **self.identity(component),
-                attention=attention,
-                **self._size(component, self.size),
-                target=variant.target,
+                **component.parameters(size=self.size, attention=variant.attention, target=variant.target),
                 metadata=self.metadata(),
                 inputs={"weights": FromStep(key=weights)},
                 size=3 * _MB,
                 memory=_MEMORY["package"],
             )
         )
-
-    def _size(self, component: Component, size: Size) -> dict[str, Any]:
-        """The size of a component's program; what it does not depend on is left at one value, so that it is shared."""
-        latent = "latent" in component.knobs
-        return {
-            "height": size.height if latent else 64,
-            "width": size.width if latent else 64,
-            "batch": size.batch if "batch" in component.knobs else 1,
-        }
 
     def readbacks(self, chosen: Iterable[Component]) -> None:
         """One for the packages over each weight file."""
@@ -251,11 +240,10 @@ class _PlanBuilder:
             for one in planned:
                 self.planned[component.name, one.attention] = replace(one, readback=readback)
 
-    def measure(
-        self, component: Component, attention: str | None, variant: Variant, bits: int, weights: str, package: str
-    ) -> str:
+    def measure(self, component: Component, variant: Variant, bits: int, weights: str, package: str) -> str:
         names = self.weight_files(component)
-        size = self._size(component, self.measured_at)
+        parameters = component.parameters(size=self.measured_at, attention=variant.attention, target=variant.target)
+        size = {name: parameters[name] for name in ("height", "width", "batch")}
         memory = component.memory
         full = self.verify == "full"
         expected = self.add(
@@ -276,9 +264,7 @@ class _PlanBuilder:
             Measure(
                 **self.identity(component),
                 checkpoint={"files": names},
-                attention=attention,
-                **size,
-                target=variant.target,
+                **parameters,
                 bits=bits,
                 floor=self.config.floor.get(component.name, component.floors.get(bits)),
                 floor_program=FLOOR_PROGRAM,

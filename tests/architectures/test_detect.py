@@ -1,4 +1,4 @@
-"""Architectures: which family a source is, and what each component's graph depends on."""
+"""Architectures: which family a source is, and what each component's program depends on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hubpub.architectures import ATTENTIONS, TARGETS, components_of, detect, export_params
+from hubpub.architectures import ATTENTIONS, TARGETS, check_knobs, components_of, detect, gate_size, published_size
 from hubpub.errors import ConfigError, UnknownArchitecture, UnknownVariant
 
 INDEX: dict[str, Any] = {
@@ -58,7 +58,10 @@ def params(
     target: str = "macOS13",
 ) -> dict[str, Any]:
     component = detect(INDEX, configs).component(name)
-    return export_params(component, configs, attention=attention, latent=latent, batch=batch, target=target)
+    check_knobs(attention=attention, batch=batch, target=target)
+    size = published_size(configs, latent, batch)
+    parameters = component.parameters(size=size, attention=attention, target=target)
+    return {"config": component.meaning(component.config(configs)), **parameters}
 
 
 def test_a_plain_source_is_sd1() -> None:
@@ -129,13 +132,13 @@ def test_the_safety_checker_is_there_only_where_listed_and_wanted() -> None:
 
 
 @pytest.mark.parametrize("name", ["text_encoder", "unet", "vae_decoder", "vae_encoder", "safety_checker"])
-def test_a_component_hears_what_it_says_and_nothing_else(name: str) -> None:
-    hears = detect(INDEX, SD1_CONFIGS).component(name).hears
+def test_a_component_depends_on_its_knobs_and_nothing_else(name: str) -> None:
+    knobs = detect(INDEX, SD1_CONFIGS).component(name).knobs
     base = params(name)
-    assert (params(name, attention="split_einsum") != base) == ("attention" in hears)
-    assert (params(name, latent=(96, 64)) != base) == ("latent" in hears)
-    assert (params(name, batch=1) != base) == ("batch" in hears)
-    assert (params(name, target="macOS14") != base) == ("target" in hears)
+    assert (params(name, attention="split_einsum") != base) == ("attention" in knobs)
+    assert (params(name, latent=(96, 64)) != base) == ("latent" in knobs)
+    assert (params(name, batch=1) != base) == ("batch" in knobs)
+    assert (params(name, target="macOS14") != base) == ("target" in knobs)
 
 
 def test_defaults_written_out_or_left_out_give_the_same_params() -> None:
@@ -164,19 +167,35 @@ def test_defaults_written_out_or_left_out_give_the_same_params() -> None:
         assert params(name, spelled) == params(name)
 
 
+def _sides(name: str, *arguments: Any, **options: Any) -> tuple[int, int]:
+    found = params(name, *arguments, **options)
+    return found["height"], found["width"]
+
+
 def test_sizes() -> None:
-    assert params("unet")["latent"] == [64, 64]
-    assert params("unet", changed("unet", "sample_size", [96, 64]))["latent"] == [96, 64]
-    assert params("vae_encoder", latent=(40, 24))["latent"] == [40, 24]
-    assert params("safety_checker", latent=(40, 24))["image"] == [320, 192]
-    with pytest.raises(ConfigError, match="multiples of 8") as caught:
+    assert _sides("unet") == (64, 64)
+    assert _sides("unet", changed("unet", "sample_size", [96, 64])) == (96, 64)
+    assert _sides("vae_encoder", latent=(40, 24)) == (40, 24)
+    assert params("safety_checker")["config"]["image_scale"] == 8
+    with pytest.raises(ConfigError, match="halves it 3 times, so both sides must be multiples of 8") as caught:
         params("unet", latent=(36, 64))
     assert "multiples of 64" in caught.value.hint
     with pytest.raises(ConfigError, match="sample_size"):
         params("unet", changed("unet", "sample_size", None))
 
 
-def test_targets_of_one_year_share_a_graph() -> None:
+@pytest.mark.parametrize(
+    ("published", "measured"),
+    [((64, 64), (32, 32)), ((96, 64), (32, 32)), ((40, 24), (40, 24)), ((32, 32), (32, 32)), ((128, 8), (128, 8))],
+)
+def test_the_gate_runs_at_a_small_size_that_splits_queries(
+    published: tuple[int, int], measured: tuple[int, int]
+) -> None:
+    size = gate_size(SD1_CONFIGS, published_size(SD1_CONFIGS, published, 2))
+    assert (size.height, size.width) == measured
+
+
+def test_targets_of_one_year_share_a_program() -> None:
     for mac, phone in (("macOS13", "iOS16"), ("macOS14", "iOS17"), ("macOS15", "iOS18")):
         assert params("unet", target=mac) == params("unet", target=phone)
     assert len({params("unet", target=target)["target"] for target in TARGETS}) == 3
@@ -221,7 +240,7 @@ def test_what_the_networks_do_not_implement_is_refused_by_name(folder: str, key:
     names = {"unet": "unet", "vae": "vae_decoder", "text_encoder": "text_encoder", "safety_checker": "safety_checker"}
     component = detect(INDEX, SD1_CONFIGS).component(names[folder])
     with pytest.raises(UnknownArchitecture, match="does not support yet"):
-        component.normalise(changed(folder, key, value))
+        component.config(changed(folder, key, value))
 
 
 def test_pooling_follows_the_end_token() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hubpub.architectures import components_of, default_latent, detect, export_params
+from hubpub.architectures import components_of, default_latent, detect, published_size
 from hubpub.checkpoints.weights import open_weights
 from hubpub.coreml import schema_pb2, weight_file
 from hubpub.coreml.bundle import SMALL_FILES, read_bundle_files
@@ -119,8 +119,9 @@ def source(data: bytes) -> None:
     architecture = detect(found.model_index, found.configs)
     _ = found.scaling_factor, default_latent(found.configs)
     for component in components_of(architecture, found.model_index, safety_checker=True):
-        for attention in ("original", "split_einsum_v2"):
-            export_params(component, found.configs, attention=attention, latent=None, batch=2, target="macOS13")
+        size = published_size(found.configs, None, 2)
+        component.meaning(component.config(found.configs))
+        component.parameters(size=size, attention="original", target="macOS13")
 
 
 # -- archives and weights --------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ _MARK = b"\n==== next file ====\n"
 def _weights(path: Path) -> None:
     weights = open_weights([path])
     try:
-        for name in weights.names():
+        for name in weights.tensors():
             with suppress(HubpubError):
                 weights.float16(name)
                 list(weights.pieces(name, 1 << 12))
