@@ -33,7 +33,7 @@ def lint_mochi(names: Sequence[str], read: Read, *, attention: str | None = None
         yield Finding(
             severity="warning",
             path=_unet_metadata(names) or "",
-            sentence=f"Mochi Diffusion treats this {attention} model as {view.attention}, because it {verb} {SPLIT_KEY}.",
+            sentence=f"Mochi Diffusion treats this {attention} model as {view.attention}: it {verb} {SPLIT_KEY}.",
         )
 
 
@@ -70,7 +70,7 @@ def _strict_metadata(path: str, read: Read, problems: list[Finding]) -> dict[str
 
 
 def _swift_problem(document: dict[str, Any] | None) -> str:
-    """Why Swift's decoder refuses it; empty if it does not. It needs one object, integer counts, string schema values."""
+    """Why Swift's decoder refuses it, or "". It needs one object, integer counts and string schema values."""
     if document is None:
         return "it is not a list of one object"
     histogram = document.get("mlProgramOperationTypeHistogram")

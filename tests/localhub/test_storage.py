@@ -232,7 +232,7 @@ _ENDLESS = """
 import sys
 from pathlib import Path
 from hubpub.localhub import Storage
-from hubpub.localhub.changes import Put
+from hubpub.localhub.storage.changes import Put
 storage = Storage(Path(sys.argv[1]))
 for at in range(100000):
     repo = storage.repo("me/model")

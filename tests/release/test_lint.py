@@ -1,4 +1,4 @@
-"""Rules of the apps that read published models: each reader's way of reading, and what it stumbles over."""
+"""Rules of the apps that read published models."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_mochi_diffusion_tells_original_attention_and_xl(resources: Path, tmp_pa
     hubpub.compile_package(source, resources)
     assert mochi_view(*reader(resources)) == MochiView(attention="original", xl=True, width=768, height=512)
     assert [one.sentence for one in lint_folder(resources, attention="split_einsum")] == [
-        "Mochi Diffusion takes this split_einsum model for original, as it lacks Ios16.einsum."
+        "Mochi Diffusion treats this split_einsum model as original: it lacks Ios16.einsum."
     ]
     assert lint_folder(resources, attention="original") == ()
 
@@ -128,7 +128,7 @@ def test_swift_coreml_diffusers_finds_our_archive(resources: Path, tmp_path: Pat
     assert lint_folder(models / path.stem) == ()
 
 
-# What each reader stumbles over ------------------------------------------------------------------------------------
+# The rules of each app ---------------------------------------------------------------------------------------------
 
 
 def errors(findings: tuple[Finding, ...]) -> dict[str, str]:
@@ -238,7 +238,7 @@ def test_metadata_that_mochi_diffusion_cannot_decode(
 def test_image_sizes_that_mochi_diffusion_cannot_read(resources: Path) -> None:
     path = "VAEEncoder.mlmodelc/metadata.json"
     edit(resources / path, lambda one: one["inputSchema"][0].update(shape="[]"))
-    assert any("wants an image size" in one.sentence for one in lint_folder(resources) if one.path == path)
+    assert any("reads the image size" in one.sentence for one in lint_folder(resources) if one.path == path)
     view = mochi_view(*reader(resources))
     assert view is not None
     assert view.width is None
@@ -256,7 +256,7 @@ def test_inputs_that_apples_python_pipeline_cannot_read(resources: Path, change:
 def test_packages_beside_bundles(resources: Path) -> None:
     (resources / "Unet.mlpackage").mkdir()
     (resources / "Unet.mlpackage/Manifest.json").write_text("{}")
-    assert any("packages from bundles" in one.sentence for one in lint_folder(resources))
+    assert any("packages and bundles" in one.sentence for one in lint_folder(resources))
 
 
 def test_bundles_that_are_not_whole(resources: Path) -> None:
