@@ -211,7 +211,7 @@ def _pair(cursor: Cursor, declared: schema.DictionaryType) -> schema.DictionaryV
 def _tensor(cursor: Cursor, value: schema.Value) -> None:
     """A tensor's literal; it sets the sizes that the type leaves open (as in attributes)."""
     declared = value.type.tensorType
-    sizes = [one.constant.size if one.WhichOneof("dimension") == "constant" else None for one in declared.dimensions]
+    sizes = [size.constant.size if size.WhichOneof("dimension") == "constant" else None for size in declared.dimensions]
     start = skip(cursor)
     elements: Sequence[Any]
     if declared.dataType == schema.STRING:

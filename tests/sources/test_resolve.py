@@ -12,7 +12,6 @@ from hubpub.errors import SourceNotFound
 from hubpub.sources.resolve import FolderSource, Opened, open_source
 from hubpub.sources.source import parse
 
-
 CONFIG = b'{"a": 1}'
 
 
