@@ -15,7 +15,7 @@ import pytest
 from hubpub.errors import BadInput, ConfigError
 from hubpub.runtime.pictures import Painter, Request, draw, find, picture_psnr, read_tokenizer, scheduler_class, sheet
 
-CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+CONFIG = {"beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "clip_sample": False}
 
 
 @dataclass
