@@ -58,6 +58,5 @@ schema: setup  # regenerate the protobuf classes from hubpub/coreml/schema.proto
 docs: setup  # write the pages of docs/ that follow from the code
 	$(BIN)/python docs/generate.py
 
-
 clean:
 	rm -rf $(VENV) build dist
