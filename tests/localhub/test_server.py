@@ -257,7 +257,7 @@ def local(hub: LocalHub, url: str) -> str:
 
 
 def test_an_upload_in_one_piece(hub: LocalHub) -> None:
-    data = os.urandom(3_000)
+    data = os.urandom(2_999) + b"?"  # not "!", which stands for a changed last byte below
     actions = lfs_batch(hub, data)["actions"]
     link = local(hub, actions["upload"]["href"])
     assert ask(hub, "PUT", link, data[:-1], token=None).status == 400
