@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check bench chaos fuzz setup schema docs snapshots clean
+.PHONY: demo test check bench chaos fuzz setup schema docs clean
 
 demo: setup
 	$(BIN)/hubpub demo
@@ -58,9 +58,6 @@ schema: setup  # regenerate the protobuf classes from hubpub/coreml/schema.proto
 
 docs: setup  # write the pages of docs/ that follow from the code
 	$(BIN)/python docs/generate.py
-
-snapshots: setup  # accept what the snapshot tests now print
-	$(BIN)/python -m pytest --snapshot-update
 
 clean:
 	rm -rf $(VENV) build dist

@@ -148,7 +148,7 @@ def _default(
     function = "main"
     if description.functions:
         function = description.defaultFunctionName
-        by_name = {one.name: one for one in description.functions}
+        by_name = {item.name: item for item in description.functions}
         if function not in by_name:
             raise BadPackage(f"{name} does not describe its default function {function!r}.")
         described = by_name[function]

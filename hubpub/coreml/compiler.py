@@ -167,7 +167,9 @@ def _compile_with_xcode(package: Path, folder: Path, *, stem: str) -> str:
     with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=folder.parent) as name:
         work = Path(name)
         source = work / f"{stem}.mlpackage"  # the compiler derives the class name from the folder's name
-        shutil.copytree(package, source, copy_function=lambda one, other: place(Path(one), Path(other), link=True))
+        shutil.copytree(
+            package, source, copy_function=lambda original, copy: place(Path(original), Path(copy), link=True)
+        )
         (work / "out").mkdir()
         run_coremlcompiler(source, work / "out")
         compiled = work / "out" / f"{stem}{SUFFIX}"

@@ -41,12 +41,12 @@ def metadata(model: schema.Model, contents: Survey, *, stem: str) -> list[dict[s
     document: dict[str, Any] = {}
     if description.functions:
         default = description.defaultFunctionName
-        by_name = {one.name: one for one in description.functions}
+        by_name = {function.name: function for function in description.functions}
         described = by_name[default]
         document["defaultFunctionName"] = default
         document["functions"] = [
-            {"name": one.name, **_interface(one), **_content(contents.functions[one.name])}
-            for one in description.functions
+            {"name": function.name, **_interface(function), **_content(contents.functions[function.name])}
+            for function in description.functions
         ]
     document |= {
         "metadataOutputVersion": "3.0",
@@ -95,8 +95,8 @@ def unverified_features(features: Iterable[schema.FeatureDescription]) -> set[st
 
 def _interface(described: schema.ModelDescription | schema.FunctionDescription) -> dict[str, Any]:
     return {
-        "inputSchema": [_feature(one) for one in described.input],
-        "outputSchema": [_feature(one) for one in described.output],
+        "inputSchema": [_feature(feature) for feature in described.input],
+        "outputSchema": [_feature(feature) for feature in described.output],
         "stateSchema": [],
     }
 
@@ -130,6 +130,6 @@ def _feature(feature: schema.FeatureDescription) -> dict[str, str]:
         entry |= {
             "hasShapeFlexibility": "1",
             "shapeFlexibility": " × ".join(f"{low}...{high}" if low != high else str(low) for low, high in bounds),
-            "shapeRange": str([list(one) for one in bounds]),
+            "shapeRange": str([list(pair) for pair in bounds]),
         }
     return entry

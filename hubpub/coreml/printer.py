@@ -159,7 +159,7 @@ def _function(name: str, function: schema.Function, form: Dialect, extra: Mappin
         raise UnsupportedOps(f"The function {name} uses the operation set {function.opset!r}.", ops=[function.opset])
     if function.opset not in function.block_specializations:
         raise BadPackage(f"The function {name} has no block for its operation set {function.opset}.")
-    inputs = _parameters(sorted(function.inputs, key=lambda one: one.name), form)
+    inputs = _parameters(sorted(function.inputs, key=lambda value: value.name), form)
     attributes = _attributes(dict(function.attributes.items()) | dict(extra), form)
     space = " " if attributes else ""
     yield f"{' ' * _FUNCTION}func {name}<{OPSETS[function.opset]}>({inputs}){space}{attributes} {{\n"
@@ -189,7 +189,7 @@ def _operation(operation: schema.Operation, form: Dialect, indent: int) -> Itera
 
 
 def _parameters(inputs: Iterable[schema.NamedValueType], form: Dialect) -> str:
-    return ", ".join([f"{type_text(one.type, form)} {one.name}" for one in inputs])
+    return ", ".join([f"{type_text(value.type, form)} {value.name}" for value in inputs])
 
 
 def _attributes(attributes: Mapping[str, schema.Value], form: Dialect) -> str:
@@ -202,7 +202,7 @@ def _argument(argument: schema.Argument, form: Dialect) -> str:
     bound = argument.arguments
     if len(bound) == 1:
         return _binding(bound[0], form)
-    return f"({', '.join([_binding(one, form) for one in bound])})"
+    return f"({', '.join([_binding(binding, form) for binding in bound])})"
 
 
 def _binding(binding: schema.Argument.Binding, form: Dialect) -> str:

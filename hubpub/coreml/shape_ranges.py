@@ -21,9 +21,10 @@ def flexible_attributes(description: schema.ModelDescription) -> dict[str, dict[
     """Function name → attributes, for the functions that have an input with a shape range."""
     attributes: dict[str, dict[str, schema.Value]] = {}
     single = [] if description.functions else [("main", description.input)]
-    for name, inputs in (*single, *((one.name, one.input) for one in description.functions)):
+    for name, inputs in (*single, *((function.name, function.input) for function in description.functions)):
         ranged = sorted(
-            (one for one in inputs if one.type.multiArrayType.HasField("shapeRange")), key=lambda one: one.name
+            (feature for feature in inputs if feature.type.multiArrayType.HasField("shapeRange")),
+            key=lambda feature: feature.name,
         )
         if ranged:
             attributes[name] = {ATTRIBUTE: _information(ranged)}
@@ -32,10 +33,12 @@ def flexible_attributes(description: schema.ModelDescription) -> dict[str, dict[
 
 def _information(inputs: Sequence[schema.FeatureDescription]) -> schema.Value:
     defaults = _table(
-        ((one.name, _shape(one.type.multiArrayType.shape)) for one in inputs), tensor_type(schema.INT32, (None,))
+        ((feature.name, _shape(feature.type.multiArrayType.shape)) for feature in inputs),
+        tensor_type(schema.INT32, (None,)),
     )
     ranges = _table(
-        ((one.name, _ranges(one.type.multiArrayType.shapeRange.sizeRanges)) for one in inputs), _ranges_type()
+        ((feature.name, _ranges(feature.type.multiArrayType.shapeRange.sizeRanges)) for feature in inputs),
+        _ranges_type(),
     )
     return _tuple((_tuple((string_value("DefaultShapes"), defaults)), _tuple((string_value("RangeDims"), ranges))))
 

@@ -34,18 +34,18 @@ def check_interface(model: schema.Model) -> None:
     """Raise BadPackage if the description and the program differ in inputs or outputs."""
     description = model.description
     functions = model.mlProgram.functions
-    described = {one.name: (one.input, one.output) for one in description.functions} or {
+    described = {function.name: (function.input, function.output) for function in description.functions} or {
         "main": (description.input, description.output)
     }
     for name, (inputs, outputs) in described.items():
         if name not in functions:
             raise BadPackage(f"The model describes a function {name!r} that its program does not have.")
         function = functions[name]
-        if {one.name for one in inputs} != {one.name for one in function.inputs}:
+        if {feature.name for feature in inputs} != {value.name for value in function.inputs}:
             raise BadPackage(f"The model's description and its function {name} disagree about the inputs.")
-        if {one.name for one in outputs} != set(function.block_specializations[function.opset].outputs):
+        if {feature.name for feature in outputs} != set(function.block_specializations[function.opset].outputs):
             raise BadPackage(f"The model's description and its function {name} disagree about the outputs.")
-        ranged = {one.name for one in inputs if one.type.multiArrayType.HasField("shapeRange")}
+        ranged = {feature.name for feature in inputs if feature.type.multiArrayType.HasField("shapeRange")}
         for parameter in function.inputs:
             unknown = any(size.HasField("unknown") for size in parameter.type.tensorType.dimensions)
             if unknown and parameter.name not in ranged:
@@ -120,7 +120,7 @@ def _program(program: schema.Program) -> Iterator[str]:
             yield f"uses the operation set {function.opset!r} (known: {', '.join(OPSETS)})"
         elif set(function.block_specializations) - {function.opset}:
             yield "has blocks for several operation sets"
-        if any(one.type.WhichOneof("type") == "stateType" for one in function.inputs):
+        if any(value.type.WhichOneof("type") == "stateType" for value in function.inputs):
             yield "has states"
         for kind in _operation_types(function.block_specializations.values()):
             if kind in _STATE_OPERATIONS:

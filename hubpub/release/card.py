@@ -45,9 +45,9 @@ def render(manifest: Mapping[str, Any], *, template: Path | None = None) -> str:
     name = template.name if template else TEMPLATE
     if template is not None and not template.is_file():
         raise TemplateError(f"There is no template {template}.", hint="Give the path of a Jinja2 file.")
-    told = view(manifest)
+    values = view(manifest)
     try:
-        body = environment(*own).get_template(name).render(told)
+        body = environment(*own).get_template(name).render(values)
     except (JinjaError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         number = getattr(error, "lineno", None)
         line = f", line {number}" if number else ""

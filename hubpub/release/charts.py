@@ -178,9 +178,9 @@ def _tidied(drawn: str, title: str) -> str:
         for name in _PLAIN:
             element.attrib.pop(name, None)
         if mark and label:
-            told = ElementTree.Element(f"{{{_SVG}}}title")
-            told.text = label
-            element.insert(0, told)
+            tooltip = ElementTree.Element(f"{{{_SVG}}}title")
+            tooltip.text = label
+            element.insert(0, tooltip)
     width, height = root.attrib.pop("width"), root.attrib.pop("height")
     root.attrib |= {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": title}
     return ElementTree.tostring(root, encoding="unicode")

@@ -88,7 +88,7 @@ def lint_names(names: Iterable[str]) -> Iterator[Finding]:
             yield Finding(
                 severity="error",
                 path=name,
-                sentence="This file belongs to an operating system or a tool, not to a model.",
+                sentence="This file belongs to an operating system, not to a model.",
             )
         if name.startswith("/") or "\\" in name or ".." in parts:
             yield Finding(severity="error", path=name, sentence="This name leaves its folder.")
@@ -110,7 +110,7 @@ def lint_zip_names(names: Sequence[str], *, zip_name: str) -> Iterator[Finding]:
         yield Finding(
             severity="error",
             path=zip_name,
-            sentence=f"The archive must contain one folder, {stem}, but contains {listed}.",
+            sentence=f"The archive must hold one folder, {stem}, but holds {listed}.",
         )
     for name in sorted(name for name, count in Counter(names).items() if count > 1):
         yield Finding(severity="error", path=name, sentence="The archive contains this file twice.")

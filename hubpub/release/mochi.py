@@ -70,7 +70,7 @@ def _strict_metadata(path: str, read: Read, problems: list[Finding]) -> dict[str
 
 
 def _swift_problem(document: dict[str, Any] | None) -> str:
-    """Why Swift's decoder refuses it, or empty: it needs one object, integer counts, string schema values."""
+    """Why Swift's decoder refuses it, or "". It needs one object, integer counts and string schema values."""
     if document is None:
         return "it is not a list of one object"
     histogram = document.get("mlProgramOperationTypeHistogram")

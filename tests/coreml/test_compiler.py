@@ -260,7 +260,7 @@ def test_cyclic_programs_are_refused(tmp_path: Path) -> None:
         (const("c", blob_value(schema.STRING, (1,), 64)), "not a numeric tensor"),
     ],
 )
-def test_programs_that_contradict_themselves_are_refused(extra: schema.Operation, says: str, tmp_path: Path) -> None:
+def test_inconsistent_programs_are_refused(extra: schema.Operation, says: str, tmp_path: Path) -> None:
     error = refused(save_package(tmp_path / "m.mlpackage", tiny(operations=[extra])), tmp_path / "out")
     assert says in error.message
 
@@ -404,7 +404,7 @@ def test_storage_precision_counts_weights_only(tmp_path: Path) -> None:
     assert read_bundle(bundle).compute_precision == "Float16"
 
 
-def test_optional_inputs_are_said_to_be(tmp_path: Path) -> None:
+def test_optional_inputs_are_marked(tmp_path: Path) -> None:
     source = tiny()
     source.description.input[0].type.isOptional = True
     bundle = hubpub.compile_package(save_package(tmp_path / "m.mlpackage", source), tmp_path)
@@ -474,7 +474,7 @@ def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NoSpace), (errno.EACCES, CannotWrite)])
-def test_a_disk_that_refuses_is_said_so(
+def test_disk_errors_are_reported(
     number: int, kind: type[HubpubError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(source: Path, target: Path, *, link: bool) -> None:
@@ -520,7 +520,7 @@ def test_damaged_small_files_are_read_or_refused(tmp_path_factory: pytest.TempPa
         read_bundle_files(small | {name: bytes(raw)}, name="remote")
 
 
-def test_the_step_writes_one_bundle_and_says_who_made_it(tmp_path: Path) -> None:
+def test_the_step_writes_one_bundle_and_names_its_compiler(tmp_path: Path) -> None:
     package = weighted_package(tmp_path / "model.mlpackage")
     out = tmp_path / "out"
     out.mkdir()

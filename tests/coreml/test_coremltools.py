@@ -1,4 +1,4 @@
-"""Packages as coremltools writes them: compiled, read back, and said to be what they are. Slow: it converts models."""
+"""Packages by coremltools: compiled, read back and described. Slow: it converts models."""
 
 from __future__ import annotations
 

@@ -106,15 +106,15 @@ def test_the_same_package_gives_the_same_bytes(pair: tuple[Path, Path], tmp_path
 def test_apples_bundle_reads_back(pair: tuple[Path, Path]) -> None:
     package, apples = pair
     bundle = read_bundle(apples)
-    said = json.loads((apples / "metadata.json").read_text())[0]
-    assert bundle.histogram == said["mlProgramOperationTypeHistogram"]
-    assert bundle.compute_precision == said["computePrecision"]
-    assert bundle.storage_precision == said.get("storagePrecision", "")
-    assert bundle.spec_version == said["specificationVersion"]
+    metadata = json.loads((apples / "metadata.json").read_text())[0]
+    assert bundle.histogram == metadata["mlProgramOperationTypeHistogram"]
+    assert bundle.compute_precision == metadata["computePrecision"]
+    assert bundle.storage_precision == metadata.get("storagePrecision", "")
+    assert bundle.spec_version == metadata["specificationVersion"]
     assert [(one.name, one.dtype, str(list(one.shape))) for one in bundle.inputs] == [
-        (one["name"], one["dataType"], one["shape"]) for one in said["inputSchema"]
+        (one["name"], one["dataType"], one["shape"]) for one in metadata["inputSchema"]
     ]
-    assert [one.name for one in bundle.outputs] == [one["name"] for one in said["outputSchema"]]
+    assert [one.name for one in bundle.outputs] == [one["name"] for one in metadata["outputSchema"]]
     assert bundle.compiler.startswith("coremlc 35")
     assert belongs(bundle, package)
     assert belongs(apples, package)

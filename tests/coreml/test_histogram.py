@@ -31,7 +31,7 @@ def test_mochi_diffusion_knows_split_attention_on_every_target(opset: str) -> No
     assert histogram_key("einsum", opset) == ("Ios16.einsum", True)
 
 
-def test_what_nobody_has_seen_is_guessed_and_said_so() -> None:
+def test_unseen_operations_get_a_guessed_key() -> None:
     assert histogram_key("brand_new", "ios17") == ("Ios17.brandNew", False)
     assert histogram_key("upsample_nearest_neighbor", "ios18") == ("UpsampleNearestNeighbor", False)
     assert guessed({"conv": 1, "brand_new": 2}, "ios17") == ["Ios17.brandNew"]

@@ -228,7 +228,7 @@ def test_values_that_contradict_their_type_are_refused(text: str) -> None:
         parse_program(program.replace("tensor<fp32, [2]>([0x1p+0, 0x1p+1])", text))
 
 
-def test_nesting_has_a_bottom() -> None:
+def test_nesting_is_limited() -> None:
     deep = "tuple<" * 5000
     with pytest.raises(BadPackage, match="64 levels of nesting"):
         parse_program(f"program(1.3)\n[buildInfo = {deep}")

@@ -181,7 +181,7 @@ def test_a_dry_run_needs_no_token_and_changes_nothing(hub: LocalHub, machine: Ma
     done = run_action(ACTION, {**INPUTS, "to": "me/coreml-other", "dry-run": "true"}, _fresh(machine))
     assert done.failed is None, done.log
     assert "dry run" in done.summary
-    assert "steps would be made first" in done.summary
+    assert "steps would run first" in done.summary
     assert all(seen.method in ("GET", "HEAD") for seen in hub.requests[before:])
     assert not any("whoami" in seen.path for seen in hub.requests[before:])
 

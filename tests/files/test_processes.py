@@ -69,7 +69,7 @@ def test_xcode_compiles_under_the_name_that_it_is_given(tmp_path: Path, monkeypa
     assert not Path(target).exists()
 
 
-def test_what_xcode_says_when_it_fails_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_contains_xcodes_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path / "tools", monkeypatch, body=FAILS)
     package = save_package(tmp_path / "m.mlpackage", tiny())
     with pytest.raises(StepFailed, match=r"refused m\.mlpackage \(status 3\): error: the model is odd") as caught:
@@ -85,7 +85,7 @@ def test_success_without_a_bundle_is_a_failure(tmp_path: Path, monkeypatch: pyte
         hubpub.compile_package(package, tmp_path / "out", compiler="apple")
 
 
-def test_no_xcode_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_xcode_is_reported_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolMissing, match="no Xcode") as caught:
         find_coremlcompiler()

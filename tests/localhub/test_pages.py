@@ -147,9 +147,9 @@ def test_other_revisions_and_types(local: LocalHub, tmp_path: Path) -> None:
     assert "me/tiny" in _get(local, "/models/me/tiny")
 
 
-def test_what_the_hub_would_refuse_is_said(local: LocalHub, tmp_path: Path) -> None:
+def test_problems_with_the_front_matter_are_listed(local: LocalHub, tmp_path: Path) -> None:
     _repo(local, tmp_path, card="---\nlicense: nonsense\n---\n# A\n")
-    assert "What the Hub will say" in _get(local, "/me/tiny")
+    assert "Problems with the front matter" in _get(local, "/me/tiny")
     _repo(local, tmp_path, card="no front matter", name="me/bare")
     assert "empty or missing yaml metadata" in _get(local, "/me/bare")
 

@@ -114,7 +114,7 @@ def test_the_error_is_that_of_an_independent_kmeans(kind: str) -> None:
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("kind", SHAPES)
-def test_a_palette_is_what_it_says(kind: str, bits: int) -> None:
+def test_the_palette_has_the_reported_error(kind: str, bits: int) -> None:
     weight = _sample(kind, 20_000).reshape(40, 50, 2, 5)
     palette = palettize(weight, bits)
     assert palette.lut.dtype == np.float16

@@ -1,4 +1,4 @@
-"""The card says what the manifest says, and nothing that is not there."""
+"""The card shows the manifest's data and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of the apps that read published models: each reader's way of reading, and what it stumbles over."""
+"""Rules of the apps that read published models."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def test_mochi_diffusion_tells_original_attention_and_xl(resources: Path, tmp_pa
     source = save_package(tmp_path / "plain" / "Unet.mlpackage", component(inputs))
     hubpub.compile_package(source, resources)
     assert mochi_view(*reader(resources)) == MochiView(attention="original", xl=True, width=768, height=512)
-    assert [one.sentence for one in lint_folder(resources, attention="split_einsum")] == [
-        "Mochi Diffusion takes this split_einsum model for original, as it lacks Ios16.einsum."
+    assert [finding.sentence for finding in lint_folder(resources, attention="split_einsum")] == [
+        "Mochi Diffusion treats this split_einsum model as original: it lacks Ios16.einsum."
     ]
     assert lint_folder(resources, attention="original") == ()
 
@@ -128,11 +128,11 @@ def test_swift_coreml_diffusers_finds_our_archive(resources: Path, tmp_path: Pat
     assert lint_folder(models / path.stem) == ()
 
 
-# What each reader stumbles over ------------------------------------------------------------------------------------
+# The rules of each app ---------------------------------------------------------------------------------------------
 
 
 def errors(findings: tuple[Finding, ...]) -> dict[str, str]:
-    return {one.path: one.sentence for one in findings if one.severity == "error"}
+    return {finding.path: finding.sentence for finding in findings if finding.severity == "error"}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_the_swift_package_needs(resources: Path, name: str) -> None:
 
 def test_what_the_swift_package_does_without(resources: Path) -> None:
     names = [name for name in reader(resources)[0] if not name.startswith(("VAEEncoder", "SafetyChecker"))]
-    assert [(one.severity, one.path) for one in lint_swift_loader(names)] == [
+    assert [(finding.severity, finding.path) for finding in lint_swift_loader(names)] == [
         ("warning", "VAEEncoder.mlmodelc"),
         ("note", "SafetyChecker.mlmodelc"),
     ]
@@ -155,7 +155,7 @@ def test_chunks_come_in_pairs(resources: Path) -> None:
     (resources / "Unet.mlmodelc").rename(resources / "UnetChunk1.mlmodelc")
     assert "both" in errors(lint_folder(resources))["UnetChunk1.mlmodelc"]
     names = ["UnetChunk1.mlmodelc/model.mil", "UnetChunk2.mlmodelc/model.mil", "Unet.mlmodelc/model.mil"]
-    assert any("never loaded" in one.sentence for one in lint_swift_loader(names))
+    assert any("never loaded" in finding.sentence for finding in lint_swift_loader(names))
 
 
 def test_the_second_text_encoder_is_enough(resources: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_second_text_encoder_is_enough(resources: Path) -> None:
     ],
 )
 def test_archives_that_the_app_cannot_open(names: list[str], says: str) -> None:
-    assert any(says in one.sentence for one in lint_zip_names(names, zip_name="a.zip"))
+    assert any(says in finding.sentence for finding in lint_zip_names(names, zip_name="a.zip"))
 
 
 def test_archives_must_be_where_the_app_looks() -> None:
@@ -182,7 +182,7 @@ def test_archives_must_be_where_the_app_looks() -> None:
         assert len(list(lint_zip_url(name, repo_id="me/coreml-toy"))) == 1
 
 
-def test_what_is_no_archive_is_said_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_text("<html>404</html>")
     assert "cannot be read" in errors(lint_zip(tmp_path / "a.zip"))["a.zip"]
 
@@ -190,7 +190,7 @@ def test_what_is_no_archive_is_said_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", [".DS_Store", "a/.DS_Store", "__MACOSX/._a", "a/._b", "Thumbs.db", "../a", "/etc/x", "a/../../b", "a\\b"]
 )
-def test_names_that_nobody_meant(name: str) -> None:
+def test_junk_and_unsafe_names(name: str) -> None:
     assert len(list(lint_names([name, "fine/model.mil", "a..b/c"]))) == 1
 
 
@@ -198,8 +198,8 @@ def test_pointers_in_place_of_files(resources: Path) -> None:
     (resources / "Unet.mlmodelc/coremldata.bin").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
     )
-    found = errors(lint_folder(resources))
-    assert found == {"Unet.mlmodelc/coremldata.bin": "This is a git-LFS pointer, not the file itself."}
+    findings = errors(lint_folder(resources))
+    assert findings == {"Unet.mlmodelc/coremldata.bin": "This is a git-LFS pointer, not the file itself."}
 
 
 def test_metadata_of_another_model(resources: Path) -> None:
@@ -212,8 +212,8 @@ def test_metadata_of_another_model(resources: Path) -> None:
 
 def test_metadata_that_counts_other_operations(resources: Path) -> None:
     edit(resources / "VAEDecoder.mlmodelc/metadata.json", lambda one: one["mlProgramOperationTypeHistogram"].clear())
-    found = lint_folder(resources)
-    assert [(one.severity, one.path) for one in found] == [("note", "VAEDecoder.mlmodelc/metadata.json")]
+    findings = lint_folder(resources)
+    assert [(finding.severity, finding.path) for finding in findings] == [("note", "VAEDecoder.mlmodelc/metadata.json")]
 
 
 @pytest.mark.parametrize(
@@ -231,14 +231,14 @@ def test_metadata_that_mochi_diffusion_cannot_decode(
 ) -> None:
     path = "Unet.mlmodelc/metadata.json"
     edit(resources / path, change)
-    assert any(says in one.sentence and one.path == path for one in lint_folder(resources))
+    assert any(says in finding.sentence and finding.path == path for finding in lint_folder(resources))
     assert mochi_view(*reader(resources)) is None
 
 
 def test_image_sizes_that_mochi_diffusion_cannot_read(resources: Path) -> None:
     path = "VAEEncoder.mlmodelc/metadata.json"
     edit(resources / path, lambda one: one["inputSchema"][0].update(shape="[]"))
-    assert any("wants an image size" in one.sentence for one in lint_folder(resources) if one.path == path)
+    assert any("reads the image size" in finding.sentence for finding in lint_folder(resources) if finding.path == path)
     view = mochi_view(*reader(resources))
     assert view is not None
     assert view.width is None
@@ -249,14 +249,16 @@ def test_inputs_that_apples_python_pipeline_cannot_read(resources: Path, change:
     path = "TextEncoder.mlmodelc/metadata.json"
     edit(resources / path, lambda one: one["inputSchema"][0].update(change))
     assert any(
-        "Apple's Python pipeline cannot read" in one.sentence for one in lint_folder(resources) if one.path == path
+        "Apple's Python pipeline cannot read" in finding.sentence
+        for finding in lint_folder(resources)
+        if finding.path == path
     )
 
 
 def test_packages_beside_bundles(resources: Path) -> None:
     (resources / "Unet.mlpackage").mkdir()
     (resources / "Unet.mlpackage/Manifest.json").write_text("{}")
-    assert any("packages from bundles" in one.sentence for one in lint_folder(resources))
+    assert any("packages and bundles" in finding.sentence for finding in lint_folder(resources))
 
 
 def test_bundles_that_are_not_whole(resources: Path) -> None:
@@ -264,11 +266,11 @@ def test_bundles_that_are_not_whole(resources: Path) -> None:
     (resources / "TextEncoder.mlmodelc/coremldata.bin").unlink()
     (resources / "VAEDecoder.mlmodelc/metadata.json").unlink()
     (resources / "VAEEncoder.mlmodelc/analytics/coremldata.bin").unlink()
-    found = {one.path: one.sentence for one in lint_folder(resources)}
-    assert "line 2" in found["Unet.mlmodelc"]
-    assert "no coremldata.bin" in found["TextEncoder.mlmodelc"]
-    assert "missing" in found["VAEDecoder.mlmodelc/metadata.json"]
-    assert "which package" in found["VAEEncoder.mlmodelc/analytics/coremldata.bin"]
+    findings = {finding.path: finding.sentence for finding in lint_folder(resources)}
+    assert "line 2" in findings["Unet.mlmodelc"]
+    assert "no coremldata.bin" in findings["TextEncoder.mlmodelc"]
+    assert "missing" in findings["VAEDecoder.mlmodelc/metadata.json"]
+    assert "source package" in findings["VAEEncoder.mlmodelc/analytics/coremldata.bin"]
 
 
 def test_weights_that_are_not_there(resources: Path, shared: Path) -> None:
@@ -277,5 +279,5 @@ def test_weights_that_are_not_there(resources: Path, shared: Path) -> None:
     for name in ("model.mil", "coremldata.bin", "metadata.json", "analytics/coremldata.bin"):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes((apples / name).read_bytes())
-    found = errors(lint_folder(resources))
-    assert found == {"controlnet/Any.mlmodelc/weights/weight.bin": "It is missing. The model's text refers to it."}
+    findings = errors(lint_folder(resources))
+    assert findings == {"controlnet/Any.mlmodelc/weights/weight.bin": "It is missing. The model's text refers to it."}

@@ -119,10 +119,10 @@ def test_diff_leads_to_the_release_and_then_finds_nothing(
     files = release_files(new, folder)
     after = apply(before, diff(new, files, there))
 
-    wanted = {one.path_in_repo: one.path.read_bytes() for one in files}
+    expected = {one.path_in_repo: one.path.read_bytes() for one in files}
     ours = {variant_of(path) for path in now} - {None}
     kept = {path: content for path, content in before.items() if variant_of(path) not in ours}
-    assert after == {**kept, **wanted}  # the release, other variants, and what is not ours
+    assert after == {**kept, **expected}  # the release, other variants, and foreign files
     state = remote(after, json.loads(after[MANIFEST]), small=small)
     again = made(folder, now, old=state.manifest, run="later")
     assert not changes(diff(again, release_files(again, folder), state))
@@ -169,9 +169,9 @@ def test_a_signature_goes_or_changes_with_its_manifest(tmp_path: Path, signature
     there = remote({**files, MANIFEST: text, SIGNATURE: b"good", "README.md": b"# x\n"}, dict(old.manifest))
     assert not changes(diff(old, release_files(old, tmp_path), there))
     new = replace(made(tmp_path, {"original/packages/A.mlpackage/w": b"2"}), signature=signature)
-    told = {one.path: one.action for one in diff(new, release_files(new, tmp_path), there)}
-    assert told[MANIFEST] == "changed"
-    assert told[SIGNATURE] == ("removed" if signature is None else "changed")
+    actions = {one.path: one.action for one in diff(new, release_files(new, tmp_path), there)}
+    assert actions[MANIFEST] == "changed"
+    assert actions[SIGNATURE] == ("removed" if signature is None else "changed")
 
 
 def test_bytes_that_are_there_are_copied_and_planned_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report shows what the manifest says, asks for nothing, and is not moved by what a manifest may hold."""
+"""The report shows the manifest, makes no requests, and handles untrusted manifests."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _folder(path: Path, content: dict[str, Any], pictures: dict[str, bytes] | No
     return path
 
 
-def test_what_the_manifest_says_is_on_the_page() -> None:
+def test_the_page_shows_the_manifest() -> None:
     page = _Page(render(manifest()))
     for words in (
         "me/coreml-tiny-6",
@@ -97,7 +97,7 @@ def test_what_was_run_shows_its_psnr() -> None:
     assert "reading every weight back: 60 weights read back" in words
 
 
-def test_what_was_not_verified_says_so() -> None:
+def test_unverified_components_are_marked() -> None:
     content = manifest()
     content["components"]["text_encoder"]["verification"] = {"kind": "not verified"}
     assert "not verified" in _Page(render(content)).words

@@ -55,10 +55,10 @@ def test_front_matter_that_is_refused(block: str) -> None:
 @pytest.mark.parametrize("block", BAD.values(), ids=BAD)
 def test_no_reader_of_cards_stumbles(block: str, reader: Callable[[str], Any]) -> None:
     try:
-        found = reader(f"---\n{block}\n---\n# A card\n")
+        data = reader(f"---\n{block}\n---\n# A card\n")
     except (CardInvalid, ValueError):
         return
-    assert found == {} or isinstance(found, cards.Findings)
+    assert data == {} or isinstance(data, cards.Findings)
 
 
 def test_what_cards_do_hold() -> None:
@@ -75,17 +75,17 @@ def test_what_cards_do_hold() -> None:
 def test_any_text_is_a_mapping_or_refused(text: str) -> None:
     for reader in READERS.values():
         try:
-            found = reader(f"---\n{text}\n---\n")
+            data = reader(f"---\n{text}\n---\n")
         except (CardInvalid, ValueError):
             continue
-        assert found is None or isinstance(found, dict | cards.Findings)
+        assert data is None or isinstance(data, dict | cards.Findings)
 
 
 def test_nothing_in_a_manifest_is_a_template() -> None:
     """Names of a source or of a kept variant reach the card as text."""
-    told = manifest()
+    content = manifest()
     trap = "{{ 7 * 7 }}{% for n in range(9) %}x{% endfor %}"
-    told["source"]["name"] = told["title"] = told["scheduler"] = trap
-    card = render(told)
+    content["source"]["name"] = content["title"] = content["scheduler"] = trap
+    card = render(content)
     assert trap in card
     assert "49" not in card.replace(trap, "")

@@ -90,12 +90,12 @@ def test_a_manifest_of_others_is_bounded() -> None:
 def test_a_name_in_a_manifest_or_a_listing_that_would_leave_the_folder(name: str) -> None:
     path = f"original/packages/A.mlpackage/{name}"
     files = (RemoteFile(path=path, size=1, sha256="a" * 64, blob_id="b" * 40),)
-    told = {
+    content = {
         "format": 1,
         "variants": {"original/packages": {}},
         "files": [{"path": path, "size": 1, "sha256": "a" * 64}],
     }
-    for manifest in (told, None):
+    for manifest in (content, None):
         state = RemoteState(repo_id=REPO, commit="c" * 40, files=files, manifest=manifest)
         with pytest.raises(UnsafeArchive):
             offers.select(state, "original/packages")

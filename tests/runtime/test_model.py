@@ -257,7 +257,7 @@ def test_wrong_shapes_and_failing_operations_are_named(tmp_path: Path) -> None:
         load(package).predict({"x": np.zeros(2)})
 
 
-def test_programs_that_contradict_themselves(tmp_path: Path) -> None:
+def test_inconsistent_programs(tmp_path: Path) -> None:
     kind = tensor_type(F32, (2,))
     nothing = mil.operation("relu", {"y": kind}, {"x": "ghost"})
     with pytest.raises(BadPackage, match="'ghost' that no operation computes"):

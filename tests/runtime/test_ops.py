@@ -25,7 +25,7 @@ HALVES = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.fl
 
 
 @pytest.mark.parametrize("name", sorted(OPS))
-def test_every_op_says_since_when_and_where_it_is_documented(name: str) -> None:
+def test_every_op_documents_its_opset_and_reference(name: str) -> None:
     text = inspect.getdoc(OPS[name].run) or ""
     assert re.search(r"\biOS \d\d", text), text
     assert re.search(r"Reference: \w+\.\w+\.\w+", text), text

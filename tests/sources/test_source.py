@@ -1,4 +1,4 @@
-"""What is typed becomes a source, or a sentence."""
+"""Parsing source arguments, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_git_sources(text: str, location: str, revision: str | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["nowhere", "a/b/c", "git+", "git+--upload-pack=touch x", "hf:x", "https://hub/a/b"])
-def test_what_is_no_source(text: str) -> None:
+def test_invalid_sources(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text)
     assert caught.value.hint
@@ -49,7 +49,7 @@ def test_a_folder_has_no_revision(tmp_path: Path) -> None:
         parse(str(tmp_path), revision="main")
 
 
-def test_a_name_of_ones_own(tmp_path: Path) -> None:
+def test_a_chosen_name(tmp_path: Path) -> None:
     assert parse(str(tmp_path), name="me/my-model").name == "me/my-model"
     with pytest.raises(ConfigError):
         parse(str(tmp_path), name="my model")

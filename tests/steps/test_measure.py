@@ -1,4 +1,4 @@
-"""The numeric gate: realistic inputs, PSNR of what is published, and what it says when a floor is missed."""
+"""The numeric gate: realistic inputs, PSNR of published components, and the error below a floor."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _folder_row(path: str, oid: str) -> dict[str, Any]:
 
 def _with_commits(repo: Repository, commit: Commit, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     newest = repo.last_commits(commit, [row["path"] for row in rows])
-    shown = {path: {"id": one.id, "title": one.title, "date": stamp(one.date)} for path, one in newest.items()}
+    shown = {path: {"id": last.id, "title": last.title, "date": stamp(last.date)} for path, last in newest.items()}
     return [{**row, "lastCommit": shown[row["path"]]} for row in rows]
 
 

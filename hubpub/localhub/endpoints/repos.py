@@ -148,7 +148,7 @@ def describe(repo: Repository, commit: Commit, *, blobs: bool) -> dict[str, Any]
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": list(dict.fromkeys([*tags, *(one for one in extra if isinstance(one, str))])),
+        "tags": list(dict.fromkeys([*tags, *(tag for tag in extra if isinstance(tag, str))])),
         "library_name": card.get("library_name"),
         "pipeline_tag": card.get("pipeline_tag"),
         "cardData": card,
