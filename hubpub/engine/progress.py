@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from hubpub.engine.store import Entry
 from hubpub.files.sizes import human
-from hubpub.steps.step import Step
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+
+    from hubpub.engine.store import Entry
+    from hubpub.steps import Step
 
 
 class Reporter(Protocol):

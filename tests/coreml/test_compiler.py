@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 import hubpub
 from hubpub.coreml import schema_pb2 as schema
-from hubpub.coreml import weights
 from hubpub.coreml.bundle import belongs, read_bundle, read_bundle_files
 from hubpub.coreml.compiler import compile_bundle
 from hubpub.coreml.package import MODEL, WEIGHT_BIN, serialize
 from hubpub.coreml.values import tensor_type, tensor_value
 from hubpub.errors import BadPackage, CannotWrite, ConfigError, HubpubError, ModelError, NoSpace, UnsupportedOps
-from hubpub.steps import compile as step
+from hubpub.files import copies
+from hubpub.steps import Compile
 from tests.support.mil_models import (
     ARRAY,
     blob_value,
@@ -436,7 +436,7 @@ def test_a_link_to_the_weights_is_followed(tmp_path: Path) -> None:
 
 def test_weights_are_copied_where_the_system_cannot_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = weighted_package(tmp_path / "m.mlpackage")
-    monkeypatch.setattr(weights, "_clone", lambda source, target: False)
+    monkeypatch.setattr(copies, "_clone", lambda source, target: False)
     bundle = hubpub.compile_package(package, tmp_path)
     assert (bundle / "weights/weight.bin").read_bytes() == (package / WEIGHT_BIN).read_bytes()
 
@@ -524,7 +524,8 @@ def test_the_step_writes_one_bundle_and_names_its_compiler(tmp_path: Path) -> No
     package = weighted_package(tmp_path / "model.mlpackage")
     out = tmp_path / "out"
     out.mkdir()
-    measured = step.run({"compiler": "portable", "stem": "Some-Name_unet"}, {"package": package}, out)
+    step = Compile(component="unet", attention=None, stem="Some-Name_unet", compiler="portable", by="0")
+    measured = step.run({"package": package}, out)
     assert [path.name for path in out.iterdir()] == ["model.mlmodelc"]
     assert measured.pop("seconds") >= 0
     assert measured == {"compiler": "portable", "compiler_version": hubpub.__version__, "unverified": []}

@@ -38,9 +38,9 @@ def _prepare(source: str, tmp_path: Path, **given: str) -> Prepared:
 def test_a_clone_is_pinned(repo: Path, tmp_path: Path) -> None:
     prepared = _prepare(f"git+file://{repo}", tmp_path)
     with git.Repo(repo) as origin:
-        assert prepared.snapshot.commit == origin.head.commit.hexsha
-    assert not prepared.snapshot.dirty
-    assert prepared.snapshot.source.name == "local/my-model"
+        assert prepared.plan.snapshot.commit == origin.head.commit.hexsha
+    assert not prepared.plan.snapshot.dirty
+    assert prepared.plan.snapshot.source.name == "local/my-model"
     assert prepared.facts.card["license"] == "mit"
 
 
@@ -52,19 +52,19 @@ def test_a_revision_of_it(repo: Path, tmp_path: Path) -> None:
 
 
 def test_a_clone_follows_its_origin(repo: Path, tmp_path: Path) -> None:
-    first = _prepare(f"git+file://{repo}", tmp_path).snapshot.commit
+    first = _prepare(f"git+file://{repo}", tmp_path).plan.snapshot.commit
     with git.Repo(repo) as origin:
         author = git.Actor("A", "a@example.org")
         origin.index.commit("third", author=author, committer=author)
-    assert _prepare(f"git+file://{repo}", tmp_path).snapshot.commit != first
+    assert _prepare(f"git+file://{repo}", tmp_path).plan.snapshot.commit != first
 
 
 def test_a_checkout_that_is_dirty_says_so(repo: Path, tmp_path: Path) -> None:
-    assert not _prepare(str(repo), tmp_path).snapshot.dirty
+    assert not _prepare(str(repo), tmp_path).plan.snapshot.dirty
     (repo / "note.txt").write_text("changed")
     prepared = _prepare(str(repo), tmp_path)
-    assert prepared.snapshot.dirty
-    assert prepared.snapshot.commit is not None
+    assert prepared.plan.snapshot.dirty
+    assert prepared.plan.snapshot.commit is not None
 
 
 def test_the_same_weights_are_the_same_steps(repo: Path, tmp_path: Path) -> None:

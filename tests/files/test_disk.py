@@ -27,7 +27,7 @@ def test_a_disk_that_fills_up(number: int, small: None, tmp_path: Path) -> None:
         writing(tmp_path, kept="What has arrived is kept.", left=lambda: 2_000_000_000),
     ):
         raise OSError(number, "full")
-    assert caught.value.message == f"The disk of {tmp_path} is full; 2.00 GB more are needed."
+    assert caught.value.message == f"The disk of {tmp_path} is full; 2.0 GB more are needed."
     assert caught.value.hint == "What has arrived is kept. Free some space and run again."
     assert caught.value.missing == 2_000_000_000
     assert isinstance(caught.value.__cause__, OSError)
@@ -56,7 +56,7 @@ def test_space_is_checked_where_the_folder_will_be(small: None, tmp_path: Path) 
     place = tmp_path / "not" / "yet"
     assert nearest(place) == tmp_path
     check_space(place, 0, what="It")
-    with pytest.raises(NoSpace, match=r"^It needs 1\.00 GB in") as caught:
+    with pytest.raises(NoSpace, match=r"^It needs 1\.0 GB in") as caught:
         check_space(place, 10**9, what="It")
     assert caught.value.missing == 10**9
 

@@ -18,7 +18,7 @@ from hubpub.errors import NoSpace, UnsafeArchive
 from hubpub.files.digests import sha256
 from hubpub.files.paths import check_all, check_relative
 from hubpub.files.unzip import unpack
-from hubpub.steps import archive as archive_step
+from hubpub.steps import Archive
 
 
 def write(path: Path, fill: Callable[[zipfile.ZipFile], None]) -> Path:
@@ -53,7 +53,7 @@ def test_what_the_archive_step_writes(tmp_path: Path) -> None:
     step = tmp_path / "step"
     step.mkdir()
     inputs = {"Unet.mlmodelc": models / "Unet.mlmodelc", "vocab.json": models / "vocab.json"}
-    archive_step.run({"stem": "coreml-x_original_compiled"}, inputs, step)
+    Archive(stem="coreml-x_original_compiled").run(inputs, step)
     files = unpack(step / "archive.zip", tmp_path / "out")
     assert held(tmp_path / "out") == held(models)
     assert {file.path: file.sha256 for file in files} == {name: sha256(models / name) for name in held(models)}

@@ -18,7 +18,7 @@ from hubpub.coreml.values import string_value, tensor_type
 from hubpub.release.findings import Finding
 from hubpub.release.lint import lint_folder, lint_names, lint_swift_loader, lint_zip, lint_zip_names, lint_zip_url
 from hubpub.release.mochi import MochiView, mochi_view
-from hubpub.steps import archive
+from hubpub.steps import Archive
 from tests.support.mil_models import ARRAY, block, const, feature, function, model, operation, save_package
 
 FP16 = schema.FLOAT16
@@ -117,7 +117,7 @@ def test_apples_python_pipeline_reads_our_bundles(resources: Path) -> None:
 def test_swift_coreml_diffusers_finds_our_archive(resources: Path, tmp_path: Path) -> None:
     """It asks for <repo>_<variant>.zip, unzips it into its models folder, and opens the folder of the zip's stem."""
     inputs = {path.name: path for path in resources.iterdir()}
-    archive.run({"stem": resources.name}, inputs, tmp_path)
+    Archive(stem=resources.name).run(inputs, tmp_path)
     path = (tmp_path / "archive.zip").rename(tmp_path / f"{resources.name}.zip")
     assert list(lint_zip_url(path.name, repo_id="me/coreml-toy")) == []
     assert lint_zip(path, attention="split_einsum_v2") == ()
