@@ -6,13 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check bench chaos fuzz setup schema docs clean
+.PHONY: demo test quick check bench chaos fuzz setup schema docs clean
 
 demo: setup
 	$(BIN)/hubpub demo
 
 test: check
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+SINCE ?= HEAD
+
+quick: setup  # seconds: lint, types, and the tests of the packages that have changed since the commit SINCE
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -n auto -m "not slow" $$($(BIN)/python -m tests.support.changed $(SINCE))
 
 check: setup
 	$(BIN)/ruff format --check .

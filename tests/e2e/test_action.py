@@ -69,7 +69,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 @pytest.fixture(scope="module")
 def machine(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """A runner whose workspace has a source; what it keeps in caches lasts for the module."""
-    pytest.importorskip("torch", reason="graphs of toy configurations are built with hubpub[numeric]")
     workspace = tmp_path_factory.mktemp("workspace")
     make_source(workspace / "tiny", "sd15")
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "hubpub", "templates"):

@@ -17,8 +17,6 @@ from hubpub.localhub import LocalHub, running
 from hubpub.release.release import variant_of
 from tests.support.sources import make_source
 
-pytest.importorskip("torch", reason="graphs of toy configurations are built with hubpub[numeric]")
-
 REPO = "me/coreml-tiny-palettized"
 COMMON = ["--verify", "weights", "--name", "org/tiny", "--to", REPO]
 
