@@ -19,6 +19,7 @@ Configs = Mapping[str, Config]  # folder of the source → its config.json
 CANONICAL_TARGETS = {"iOS16": "macOS13", "iOS17": "macOS14", "iOS18": "macOS15"}
 
 _MB = 1 << 20
+LIBRARIES = 500 * _MB  # torch, diffusers and transformers, imported
 _NO_SIZE = 64
 
 
@@ -39,13 +40,25 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Peak bytes of the steps of one component; measured at SD 1.5 size (benchmarks/README.md)."""
+    """Peak bytes of a component's steps, as a function of its number of weights.
 
-    weights: int = 350 * _MB
+    The numbers are measured at SD 1.5 size (benchmarks/README.md); torch and its libraries take LIBRARIES.
+    """
+
+    weights: int = 350 * _MB  # a few pieces of tensors, whatever the component's size
     readback: int = 550 * _MB
-    reference: int = 2000 * _MB  # the source's own module, at the gate's small latent
-    measure: int = 2000 * _MB  # the packages, at the gate's small latent
-    full: int = 4000 * _MB  # either of the two at the published size
+    reference: float = 3.0  # bytes for each weight, of the source's own module
+    measure: float = 1.2  # bytes for each weight, of the packages
+    activations: int = 200 * _MB  # of either of the two, at the gate's small latent
+    full: int = 1200 * _MB  # of either of the two, at the published size
+
+    def of_reference(self, elements: int, *, full: bool) -> int:
+        """Running the source's own module of so many weights."""
+        return LIBRARIES + int(self.reference * elements) + (self.full if full else self.activations)
+
+    def of_measure(self, elements: int, *, full: bool) -> int:
+        """Running a package of so many weights."""
+        return LIBRARIES + int(self.measure * elements) + (self.full if full else self.activations)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ TEXT_ENCODER = Component(
         r"visual_projection\..*",
         r"encoder\.layers\.\d+\..*",
     ),
-    memory=Memory(reference=1100 * _MB, measure=1100 * _MB, full=1100 * _MB),
+    memory=Memory(reference=6.0, measure=2.5, full=200 * _MB),  # transformers widens all weights at once
 )
 UNET = Component(
     name="unet",
@@ -46,7 +46,6 @@ UNET = Component(
     reference=f"{_REFERENCES}:unet",
     checked=("noise_pred",),
     ignored=_SKIPPED,
-    memory=Memory(reference=3000 * _MB, measure=2500 * _MB, full=4000 * _MB),
 )
 VAE_DECODER = Component(
     name="vae_decoder",
@@ -61,7 +60,7 @@ VAE_DECODER = Component(
     checked=("image",),
     ignored=(*_SKIPPED, r"encoder\..*", r"quant_conv\..*"),
     share=0.6,
-    memory=Memory(full=3000 * _MB),
+    memory=Memory(activations=800 * _MB, full=2500 * _MB),
 )
 VAE_ENCODER = Component(
     name="vae_encoder",
@@ -76,7 +75,7 @@ VAE_ENCODER = Component(
     checked=("latent",),
     ignored=(*_SKIPPED, r"decoder\..*", r"post_quant_conv\..*"),
     share=0.45,
-    memory=Memory(full=3000 * _MB),
+    memory=Memory(activations=800 * _MB, full=2500 * _MB),
 )
 SAFETY_CHECKER = Component(
     name="safety_checker",
@@ -92,7 +91,7 @@ SAFETY_CHECKER = Component(
     checked=("concept_scores",),
     ignored=(*_SKIPPED, r"logit_scale"),
     optional=True,
-    memory=Memory(reference=2200 * _MB, measure=2000 * _MB, full=3000 * _MB),
+    memory=Memory(reference=7.0, full=200 * _MB),
 )
 
 COMPONENTS = (TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER, SAFETY_CHECKER)

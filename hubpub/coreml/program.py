@@ -142,7 +142,7 @@ class Program:
         if operation.outputs[0].name != value.name:
             raise BadPackage(f"{name} is not the result of the last operation.")
         operation.outputs[0].name = self._unique(name)
-        operation.attributes["name"].CopyFrom(string_value(name))
+        _name(operation, name)
         return value._replace(name=name)
 
     # -- constants -------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class Program:
         value = value._replace(name=f"{value.name}_palettized")
         operation = self.block.operations.add(type="constexpr_lut_to_dense")
         operation.outputs.add(name=value.name, type=self._type(value.dtype, value.shape))
-        operation.attributes["name"].CopyFrom(string_value(value.name))
+        _name(operation, value.name)
         if self.version >= 9:
             indices, lut = (operation.inputs[name].arguments.add().value for name in ("indices", "lut"))
             indices.type.CopyFrom(tensor_type(INDEX_TYPES[placed.bits], value.shape))
@@ -220,7 +220,7 @@ class Program:
     def _const(self, value: Value) -> schema.Value:
         operation = self.block.operations.add(type="const")
         operation.outputs.add(name=value.name, type=self._type(value.dtype, value.shape))
-        operation.attributes["name"].CopyFrom(string_value(value.name))
+        _name(operation, value.name)
         content = operation.attributes["val"]
         content.type.CopyFrom(self._type(value.dtype, value.shape))
         return content
@@ -242,7 +242,7 @@ class Program:
             for value in [argument] if isinstance(argument, Value) else argument:
                 bindings.add(name=value.name)
         name = self._unique(name)
-        operation.attributes["name"].CopyFrom(string_value(name))
+        _name(operation, name)
         values = []
         for place, (dtype, shape) in enumerate(results):
             value = Value(name if len(results) == 1 else f"{name}_{place}", dtype, shape)
@@ -260,6 +260,17 @@ class Program:
         count = self._names.get(name, 0)
         self._names[name] = count + 1
         return name if not count else self._unique(f"{name}_{count}")
+
+
+_TEXT = string_value("").type
+
+
+def _name(operation: schema.Operation, name: str) -> None:
+    """Set an operation's `name`; as `string_value` would, for the tens of thousands that a large UNet has."""
+    value = operation.attributes["name"]
+    value.type.CopyFrom(_TEXT)
+    del value.immediateValue.tensor.strings.values[:]
+    value.immediateValue.tensor.strings.values.append(name)
 
 
 def number(value: float, dtype: Dtype) -> float:

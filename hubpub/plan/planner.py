@@ -244,8 +244,7 @@ class _PlanBuilder:
         names = self.weight_files(component)
         parameters = component.parameters(size=self.measured_at, attention=variant.attention, target=variant.target)
         size = {name: parameters[name] for name in ("height", "width", "batch")}
-        memory = component.memory
-        full = self.verify == "full"
+        elements, full = self.elements(component), self.verify == "full"
         expected = self.add(
             Reference(
                 **self.identity(component),
@@ -257,7 +256,7 @@ class _PlanBuilder:
                     "scaling_factor": self.facts.scaling_factor,
                 },
                 inputs={"source": self.source(component.origin.folder, names, component.origin.source)},
-                memory=memory.full if full else memory.reference,
+                memory=component.memory.of_reference(elements, full=full),
             )
         )
         return self.add(
@@ -274,7 +273,7 @@ class _PlanBuilder:
                     "source": self.source(component.origin.folder, names, component.origin.source),
                     "expected": FromStep(key=expected),
                 },
-                memory=memory.full if full else memory.measure,
+                memory=component.memory.of_measure(elements, full=full),
             )
         )
 
