@@ -55,16 +55,16 @@ class _Program:
 
 @dataclass
 class _Comparison:
-    full: _Program
-    small: _Program
+    published: _Program
+    measured: _Program
     found: list[str] = field(default_factory=list)
     # (concat, value, axis) → the ranges of its pieces, each with the place that it has in the concat
     pieces: dict[tuple[str, str, int], list[tuple[int, int, int]]] = field(default_factory=dict)
 
     def run(self) -> list[str]:
-        if self.full.outputs != self.small.outputs:
-            return [f"its outputs are {self.full.outputs}, not {self.small.outputs}"]
-        waiting: list[tuple[str, str, Piece | None]] = [(name, name, None) for name in self.full.outputs]
+        if self.published.outputs != self.measured.outputs:
+            return [f"its outputs are {self.published.outputs}, not {self.measured.outputs}"]
+        waiting: list[tuple[str, str, Piece | None]] = [(name, name, None) for name in self.published.outputs]
         seen = set()
         while waiting and len(self.found) < _MOST:
             one, other, piece = waiting.pop()
@@ -77,57 +77,59 @@ class _Comparison:
 
     def _compare(self, one: str, other: str, piece: Piece | None) -> Iterator[tuple[str, str, Piece | None]]:
         """Compare two values; gives the pairs of values that they were made from."""
-        if one in self.full.inputs or other in self.small.inputs:
+        if one in self.published.inputs or other in self.measured.inputs:
             if one != other or not self._same_type(one, other):
                 self._differ(one, other)
             return
-        (mine, place), (theirs, its_place) = self.full.operations[one], self.small.operations[other]
-        if mine.type == "concat" and (theirs.type != "concat" or self._count(mine) != self._count(theirs)):
-            against = self._values(theirs)[0] if theirs.type == "concat" else other
-            for number, value in enumerate(self._values(mine)):
+        (first, place), (second, its_place) = self.published.operations[one], self.measured.operations[other]
+        if first.type == "concat" and (second.type != "concat" or self._count(first) != self._count(second)):
+            against = self._values(second)[0] if second.type == "concat" else other
+            for number, value in enumerate(self._values(first)):
                 yield value, against, (one, number)
             return
-        if mine.type == theirs.type == "concat" and self._joined(self.full, mine) != self._joined(self.small, theirs):
-            for number, (value, its) in enumerate(zip(self._values(mine), self._values(theirs), strict=True)):
+        if first.type == second.type == "concat" and self._joined(self.published, first) != self._joined(
+            self.measured, second
+        ):
+            for number, (value, its) in enumerate(zip(self._values(first), self._values(second), strict=True)):
                 yield value, its, (one, number)
             return
-        if mine.type == "slice_by_index" and self._is_piece(mine, theirs):
-            yield from self._piece(mine, theirs, other, piece)
+        if first.type == "slice_by_index" and self._is_piece(first, second):
+            yield from self._piece(first, second, other, piece)
             return
-        if mine.type != theirs.type or place != its_place or not self._same_type(one, other):
+        if first.type != second.type or place != its_place or not self._same_type(one, other):
             self._differ(one, other)
             return
-        if mine.type == "const" or mine.type.startswith("constexpr"):
-            if not _same_content(mine, theirs):
+        if first.type == "const" or first.type.startswith("constexpr"):
+            if not _same_content(first, second):
                 self._differ(one, other)
             return
-        yield from self._arguments(one, other, mine, theirs, piece)
+        yield from self._arguments(one, other, first, second, piece)
 
     def _arguments(
-        self, one: str, other: str, mine: schema.Operation, theirs: schema.Operation, piece: Piece | None
+        self, one: str, other: str, first: schema.Operation, second: schema.Operation, piece: Piece | None
     ) -> Iterator[tuple[str, str, Piece | None]]:
-        if mine.inputs.keys() != theirs.inputs.keys():
+        if first.inputs.keys() != second.inputs.keys():
             self._differ(one, other)
             return
-        sizes = _sizes_of(mine)
-        for key, argument in mine.inputs.items():
+        sizes = _sizes_of(first)
+        for key, argument in first.inputs.items():
             names = [binding.name for binding in argument.arguments]
-            others = [binding.name for binding in theirs.inputs[key].arguments]
+            others = [binding.name for binding in second.inputs[key].arguments]
             if len(names) != len(others):
                 self._differ(one, other)
             elif key in sizes:
-                if not self._sizes_fit(mine, theirs, key):
+                if not self._sizes_fit(first, second, key):
                     self._differ(one, other)
             else:
                 yield from ((name, its, piece) for name, its in zip(names, others, strict=True))
 
-    def _sizes_fit(self, mine: schema.Operation, theirs: schema.Operation, key: str) -> bool:
+    def _sizes_fit(self, first: schema.Operation, second: schema.Operation, key: str) -> bool:
         """A reshape asks for the shape that it declares; a slice takes the same part of its input in both."""
         if key != "shape":
-            return self._ranges(self.full, mine) == self._ranges(self.small, theirs)
+            return self._ranges(self.published, first) == self._ranges(self.measured, second)
         return all(
             program.integers(operation.inputs[key].arguments[0].name) == program.shape(operation.outputs[0].name)
-            for program, operation in ((self.full, mine), (self.small, theirs))
+            for program, operation in ((self.published, first), (self.measured, second))
         )
 
     # -- pieces ----------------------------------------------------------------------------------------------------
@@ -139,49 +141,49 @@ class _Comparison:
         parts = enumerate(zip(begin, end, shape, strict=True))
         return {axis: (start, stop) for axis, (start, stop, side) in parts if (start, stop) != (0, side)}
 
-    def _is_piece(self, mine: schema.Operation, theirs: schema.Operation) -> bool:
+    def _is_piece(self, first: schema.Operation, second: schema.Operation) -> bool:
         """Whether a slice takes a piece along one axis that the other program cuts differently, or not at all."""
-        ranges = self._ranges(self.full, mine)
+        ranges = self._ranges(self.published, first)
         if len(ranges) != 1:
             return False
         [axis] = ranges
-        if not self._cuts(theirs, axis):
+        if not self._cuts(second, axis):
             return True
         side, its_side = (
             program.shape(operation.inputs["x"].arguments[0].name)[axis]
-            for program, operation in ((self.full, mine), (self.small, theirs))
+            for program, operation in ((self.published, first), (self.measured, second))
         )
         return side != its_side
 
-    def _cuts(self, theirs: schema.Operation, axis: int) -> bool:
+    def _cuts(self, second: schema.Operation, axis: int) -> bool:
         """Whether an operation of the measured program is a slice along this axis."""
-        return theirs.type == "slice_by_index" and axis in self._ranges(self.small, theirs)
+        return second.type == "slice_by_index" and axis in self._ranges(self.measured, second)
 
     def _piece(
-        self, mine: schema.Operation, theirs: schema.Operation, other: str, piece: Piece | None
+        self, first: schema.Operation, second: schema.Operation, other: str, piece: Piece | None
     ) -> Iterator[tuple[str, str, Piece | None]]:
-        whole = mine.inputs["x"].arguments[0].name
-        [(axis, (start, stop))] = self._ranges(self.full, mine).items()
+        whole = first.inputs["x"].arguments[0].name
+        [(axis, (start, stop))] = self._ranges(self.published, first).items()
         if piece is None:
-            self.found.append(f"{mine.outputs[0].name} takes a part of {whole} that nothing puts together again")
+            self.found.append(f"{first.outputs[0].name} takes a part of {whole} that nothing puts together again")
             return
         concat, number = piece
         self.pieces.setdefault((concat, whole, axis), []).append((number, start, stop))
-        yield whole, theirs.inputs["x"].arguments[0].name if self._cuts(theirs, axis) else other, None
+        yield whole, second.inputs["x"].arguments[0].name if self._cuts(second, axis) else other, None
 
     def _check_pieces(self) -> None:
         """The pieces of each attention cover its queries, in order; there is one for each value of the concat."""
         for (concat, whole, axis), ranges in self.pieces.items():
             place = 0
-            operation, _ = self.full.operations[concat]
+            operation, _ = self.published.operations[concat]
             for number, (which, start, stop) in enumerate(sorted(ranges)):
                 if which != number or start != place:
                     break
                 place = stop
-            if place != self.full.shape(whole)[axis] or len(ranges) != self._count(operation):
+            if place != self.published.shape(whole)[axis] or len(ranges) != self._count(operation):
                 self.found.append(f"the pieces of {concat} do not cover {whole}")
         pieced = {concat for concat, _, _ in self.pieces}
-        for name, (operation, _) in self.full.operations.items():
+        for name, (operation, _) in self.published.operations.items():
             if operation.type == "concat" and name not in pieced and len(set(self._values(operation))) == 1:
                 self.found.append(f"{name} repeats one value")
 
@@ -199,8 +201,8 @@ class _Comparison:
         return len(operation.inputs["values"].arguments)
 
     def _same_type(self, one: str, other: str) -> bool:
-        mine, theirs = self.full.type(one), self.small.type(other)
-        return mine.dataType == theirs.dataType and len(mine.dimensions) == len(theirs.dimensions)
+        first, second = self.published.type(one), self.measured.type(other)
+        return first.dataType == second.dataType and len(first.dimensions) == len(second.dimensions)
 
     def _differ(self, one: str, other: str) -> None:
         self.found.append(f"{one} is not {other}")
@@ -211,10 +213,10 @@ def _sizes_of(operation: schema.Operation) -> tuple[str, ...]:
     return {"reshape": ("shape",), "slice_by_index": ("begin", "end")}.get(operation.type, ())
 
 
-def _same_content(mine: schema.Operation, theirs: schema.Operation) -> bool:
+def _same_content(first: schema.Operation, second: schema.Operation) -> bool:
     """Whether two constants have the same value, or the same place in the weight file, whatever their names."""
     copies = []
-    for operation in (mine, theirs):
+    for operation in (first, second):
         copy = schema.Operation()
         copy.CopyFrom(operation)
         del copy.attributes["name"]

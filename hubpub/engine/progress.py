@@ -183,8 +183,8 @@ class Live(Quiet):
             self._progress.remove_task(self._overall)
             self._overall = None
             return
-        told = f"{self._steps - len(self._left)} of {self._steps} steps"
-        self._progress.update(self._overall, description=told, completed=self._bytes - sum(self._left.values()))
+        text = f"{self._steps - len(self._left)} of {self._steps} steps"
+        self._progress.update(self._overall, description=text, completed=self._bytes - sum(self._left.values()))
 
     def transfer(self, done: int, total: int, label: str) -> None:
         """One bar for all that moves under a label."""

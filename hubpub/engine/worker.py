@@ -73,7 +73,7 @@ def _make(store: Store, request: Mapping[str, Any], answers: BinaryIO) -> None:
 
 
 def _named(error: BaseException, store: Store) -> BaseException:
-    """The error; a disk that is full is told as such, as it is no failure of the step."""
+    """Converts disk-full errors to NoSpace; the step is not at fault."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     full = errors.NoSpace(
@@ -102,7 +102,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def rebuild(description: Mapping[str, Any], label: str) -> errors.HubpubError:
-    """The error that `describe` told of; anything that is not ours becomes StepFailed."""
+    """The inverse of `describe`; an error that is not a HubpubError becomes StepFailed."""
     if description["type"] is None:
         error = errors.StepFailed(
             f"{label} failed: {description['message']}", hint="Run again with --debug for details."

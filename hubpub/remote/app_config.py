@@ -61,13 +61,13 @@ def app_config(state: RemoteState, variant: str, *, endpoint: str) -> AppConfig:
             hint="`hubpub audit` says what else is unusual there.",
         )
     manifest = state.manifest or {}
-    settings = manifest.get("settings", {})
-    told = {key: settings.get(key) for key in ("bits", "image", "batch")}
-    told |= {key: manifest.get(key) for key in ("prediction_type", "scaling_factor")}
+    stored = manifest.get("settings", {})
+    settings = {key: stored.get(key) for key in ("bits", "image", "batch")}
+    settings |= {key: manifest.get(key) for key in ("prediction_type", "scaling_factor")}
     try:
         return AppConfig.model_validate(
             {
-                **told,
+                **settings,
                 "repo": state.repo_id,
                 "commit": state.commit,
                 "variant": name,
