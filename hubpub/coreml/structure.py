@@ -87,9 +87,7 @@ class _Comparison:
             for number, value in enumerate(self._values(first)):
                 yield value, against, (one, number)
             return
-        if first.type == second.type == "concat" and self._joined(self.published, first) != self._joined(
-            self.measured, second
-        ):
+        if first.type == "concat" and self._joined(self.published, first) != self._joined(self.measured, second):
             for number, (value, its) in enumerate(zip(self._values(first), self._values(second), strict=True)):
                 yield value, its, (one, number)
             return
