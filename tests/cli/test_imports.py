@@ -17,6 +17,7 @@ ALLOWED = (
     "hubpub.cli",
     "hubpub.errors",
     "hubpub.engine.progress",
+    "hubpub.files.sizes",  # bytes for people
     "hubpub.plan.settings",
     "hubpub.plan.config",  # its JSON Schema is printed
     "hubpub.remote.destinations",  # which operations are changes
