@@ -94,7 +94,7 @@ def test_a_hub_that_is_not_there(root: Path) -> None:
     done = _doctor("--endpoint", "http://127.0.0.1:9")
     assert done.exit_code == 4
     assert "BROKEN  endpoint" in done.stdout
-    assert "1 of 11 checks failed: endpoint." in done.stderr
+    assert "1 of 12 checks failed: endpoint." in done.stderr
 
 
 def test_a_hub_that_fails(root: Path, tmp_path: Path) -> None:
