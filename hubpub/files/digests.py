@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +24,12 @@ class Digests:
     def of(self, path: Path) -> str:
         """64 hex digits of a file's content."""
         return self._known.get(_identity(path)) or self.remember(path, sha256(path))
+
+    def read(self, paths: Iterable[Path]) -> None:
+        """Read the files that are not known yet, two at a time and the largest first: hashing takes a core each."""
+        unknown = [path for path in paths if _identity(path) not in self._known]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(self.of, sorted(unknown, key=lambda path: path.stat().st_size, reverse=True)))
 
     def remember(self, path: Path, digest: str) -> str:
         """Keep a digest that was computed elsewhere."""

@@ -78,8 +78,9 @@ class FolderSource:
     def pin(self, paths: Iterable[str]) -> Snapshot:
         """The snapshot; digests come from the cache for unchanged files, else from reading the files."""
         files = []
-        for path in sorted(set(paths)):
-            here = self._place(path)
+        places = {path: self._place(path) for path in sorted(set(paths))}
+        self._digests.read(here for here in places.values() if here.is_file())
+        for path, here in places.items():
             try:
                 files.append(SourceFile(path=path, size=here.stat().st_size, digest=f"sha256:{self._digests.of(here)}"))
             except OSError as error:
