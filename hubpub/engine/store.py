@@ -21,7 +21,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,6 +31,7 @@ from platformdirs import user_cache_dir
 
 from hubpub.errors import Damaged, StoreError
 from hubpub.files.copies import link_in_place
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.digests import Digests, sha256
 from hubpub.files.disk import writing
 
@@ -41,15 +42,6 @@ _SHARED = 1 << 20  # bytes from which on a file is worth being looked for
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredFile:
-    """A file of an entry's payload."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Entry:
     """A finished step."""
 
@@ -57,7 +49,7 @@ class Entry:
     kind: str
     label: str
     payload: Path
-    files: tuple[StoredFile, ...]
+    files: tuple[FileRef, ...]
     measurements: Mapping[str, Any]
     seconds: float
     created: float
@@ -67,7 +59,7 @@ class Entry:
         """Bytes of the payload's files."""
         return sum(file.size for file in self.files)
 
-    def under(self, path: str) -> Iterator[tuple[str, StoredFile]]:
+    def under(self, path: str) -> Iterator[tuple[str, FileRef]]:
         """The files at or below `path`, each with its path relative to it ("" for a file itself)."""
         for file in self.files:
             if not path:
@@ -105,16 +97,19 @@ class Store:
             return None
         except (OSError, ValueError) as error:
             raise Damaged(f"The store's entry {key[:12]} cannot be read.", hint="Run `hubpub cache verify`.") from error
-        return Entry(
-            key=key,
-            kind=data["kind"],
-            label=data["label"],
-            payload=folder / _PAYLOAD,
-            files=tuple(StoredFile(**file) for file in data["files"]),
-            measurements=data["measurements"],
-            seconds=data["seconds"],
-            created=data["created"],
-        )
+        try:
+            return Entry(
+                key=key,
+                kind=data["kind"],
+                label=data["label"],
+                payload=folder / _PAYLOAD,
+                files=tuple(FileRef.from_json(file) for file in data["files"]),
+                measurements=data["measurements"],
+                seconds=data["seconds"],
+                created=data["created"],
+            )
+        except (KeyError, TypeError, ValueError):  # of another version of hubpub
+            return None
 
     def entries(self) -> Iterator[Entry]:
         """All finished steps, in no order."""
@@ -192,7 +187,7 @@ class Store:
                 "key": key,
                 "kind": kind,
                 "label": label,
-                "files": [asdict(file) for file in files],
+                "files": [file.to_json() for file in files],
                 "measurements": dict(measurements),
                 "seconds": round(seconds, 3),
                 "created": round(time.time(), 3),
@@ -234,7 +229,7 @@ class Store:
             path = entry.payload / file.path
             if not path.is_file():
                 return f"{file.path} is missing"
-            if path.stat().st_size != file.size or sha256(path) != file.sha256:
+            if not file.is_at(path):
                 return f"{file.path} has changed"
         return None
 
@@ -248,7 +243,7 @@ class Store:
     def _folder(self, key: str) -> Path:
         return self.root / "steps" / key[:2] / key
 
-    def _seal(self, payload: Path) -> Iterator[StoredFile]:
+    def _seal(self, payload: Path) -> Iterator[FileRef]:
         """Sync every file, make it read-only and name its digest; hard links are hashed once."""
         for path in sorted(payload.rglob("*")):
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
@@ -260,11 +255,13 @@ class Store:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             digest = self.digests.of(path) if status.st_nlink > 1 else self.digests.remember(path, sha256(path))
-            yield StoredFile(path=path.relative_to(payload).as_posix(), size=status.st_size, sha256=digest)
+            yield FileRef(
+                path=path.relative_to(payload).as_posix(), size=status.st_size, digest=Digest("sha256", digest)
+            )
 
-    def _share(self, payload: Path, files: Iterable[StoredFile]) -> None:
+    def _share(self, payload: Path, files: Iterable[FileRef]) -> None:
         """Make large files that the store has already links to those: attentions have the same weights of a UNet."""
-        large: dict[str, list[str]] = {}
+        large: dict[str | None, list[str]] = {}
         for file in files:
             if file.size >= _SHARED:
                 large.setdefault(file.sha256, []).append(file.path)

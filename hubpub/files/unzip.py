@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from hubpub.engine.store import StoredFile
 from hubpub.errors import UnsafeArchive
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.disk import check_space, writing
 from hubpub.files.paths import check_all
 
@@ -40,7 +40,7 @@ _BLOCK: Final = 1 << 20
 _JUNK: Final = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
-def unpack(archive: Path, folder: Path) -> tuple[StoredFile, ...]:
+def unpack(archive: Path, folder: Path) -> tuple[FileRef, ...]:
     """Unpack an archive into the new folder `folder`, without the archive's single top folder (if it has one).
 
     Skips files that file managers add. Raises UnsafeArchive before writing anything for names
@@ -108,7 +108,7 @@ def _check_regions(infos: Sequence[zipfile.ZipInfo], size: int) -> None:
         raise _unsafe("It is cut off.")
 
 
-def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, name: str) -> StoredFile:
+def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, name: str) -> FileRef:
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
@@ -123,7 +123,7 @@ def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, name:
         os.fsync(output.fileno())
     if size != info.file_size:
         raise _unsafe(f"{info.filename!r} is shorter than it says.")
-    return StoredFile(path=name, size=size, sha256=digest.hexdigest())
+    return FileRef(path=name, size=size, digest=Digest("sha256", digest.hexdigest()))
 
 
 def _top_folder(names: Sequence[str]) -> str:

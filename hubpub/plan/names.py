@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubpub.files.digest import FileRef
+
 CARD = "README.md"
 MANIFEST = "hubpub.json"
 SIGNATURE = "hubpub.json.sigstore.json"  # sigstore's own ending
@@ -12,13 +14,10 @@ IMAGES = "images"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artifact:
-    """A file of a release: where it lies here, where it goes, and what it is."""
+class Artifact(FileRef):
+    """A file of a release: `path` is where it goes in the repo, `source` where it lies on this disk."""
 
-    path_in_repo: str
-    path: Path
-    size: int
-    sha256: str
+    source: Path
 
 
 def package_stem(name: str, component: str) -> str:

@@ -378,7 +378,7 @@ class _PlanBuilder:
             file = self.sources[source].file(f"{path}/{name}".removeprefix("./") if name else path)
             if file is None:
                 raise SourceNotFound(f"The source has no {path}.", hint="Apps need it; add it to the source repo.")
-            files[name] = file.digest
+            files[name] = str(file.digest)
         return FromSource(source=source, path=path, files=files)
 
     def weight_files(self, component: Component) -> list[str]:

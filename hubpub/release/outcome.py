@@ -70,8 +70,8 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
         "card": _card(outcome),
         "variants": _variants(outcome.artifacts),
         "files": [
-            {"path": artifact.path_in_repo, "size": artifact.size, "sha256": artifact.sha256}
-            for artifact in sorted(outcome.artifacts, key=lambda artifact: artifact.path_in_repo)
+            {"path": artifact.path, "size": artifact.size, "sha256": artifact.sha256}
+            for artifact in sorted(outcome.artifacts, key=lambda artifact: artifact.path)
         ],
         "components": {planned.name: _component(planned, outcome) for planned in plan.components},
         "pictures": _pictures(outcome),
@@ -124,7 +124,7 @@ def _source(snapshot: Snapshot) -> dict[str, Any]:
         "location": source.location if source.kind == "hub" else snapshot.remote,
         "commit": snapshot.commit,
         "dirty": snapshot.dirty,
-        "files": [{"path": file.path, "size": file.size, "digest": file.digest} for file in snapshot.files],
+        "files": [file.to_json() for file in snapshot.files],
     }
 
 
@@ -156,13 +156,13 @@ def _variants(artifacts: Iterable[Artifact]) -> dict[str, Any]:
     """`original/packages` → its number of files and bytes."""
     variants: dict[str, dict[str, Any]] = {}
     for artifact in artifacts:
-        name = variant_of(artifact.path_in_repo)
+        name = variant_of(artifact.path)
         if name is not None:
             variant = variants.setdefault(name, {"files": 0, "size": 0})
             variant["files"] += 1
             variant["size"] += artifact.size
             if name.endswith("/zip"):
-                variant["path"] = artifact.path_in_repo
+                variant["path"] = artifact.path
     return dict(sorted(variants.items()))
 
 

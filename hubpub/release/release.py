@@ -7,15 +7,14 @@ verifies files against it, `publish` merges it with the new one, the card is ren
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from hubpub.errors import ConfigError
+from hubpub.files.digest import FileRef
 from hubpub.plan.names import IMAGES, MANIFEST, SIGNATURE, Artifact
 from hubpub.plan.variant import ATTENTIONS, FORMATS
 
@@ -44,22 +43,12 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteFile:
-    """A file in a repo's listing. `sha256` is None for small files, which have only a git blob id."""
-
-    path: str
-    size: int
-    sha256: str | None
-    blob_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class RemoteState:
     """The content of a repo at one commit; `commit` is None for an empty repo or folder."""
 
     repo_id: str
     commit: str | None
-    files: tuple[RemoteFile, ...]
+    files: tuple[FileRef, ...]
     manifest: Mapping[str, Any] | None = None
     private: bool = False
 
@@ -184,20 +173,20 @@ def diff(release: Release, files: Iterable[Artifact], remote: RemoteState) -> li
     """
     files = tuple(files)
     present = {file.path: file for file in remote.files}
-    by_digest = {file.sha256: file.path for file in remote.files if file.sha256}
+    by_digest = {file.digest: file.path for file in remote.files}
     operations = []
-    for artifact in sorted(files, key=lambda file: file.path_in_repo):
-        remote_file = present.get(artifact.path_in_repo)
+    for artifact in sorted(files, key=lambda file: file.path):
+        remote_file = present.get(artifact.path)
         if remote_file is not None and is_same(artifact, remote_file):
             action, copy = "same", None
         else:
             action = "new" if remote_file is None else "changed"
-            copy = by_digest.get(artifact.sha256)
+            copy = by_digest.get(artifact.digest)
         operations.append(
-            Operation(action=action, path=artifact.path_in_repo, size=artifact.size, artifact=artifact, copy_from=copy)
+            Operation(action=action, path=artifact.path, size=artifact.size, artifact=artifact, copy_from=copy)
         )
     operations = _without_run_change(operations, release, remote)
-    kept = {artifact.path_in_repo for artifact in files} | {file["path"] for file in release.manifest["files"]}
+    kept = {artifact.path for artifact in files} | {file["path"] for file in release.manifest["files"]}
     removed = claimed(remote) - kept
     if SIGNATURE not in kept and any(step.path == MANIFEST and step.action == "changed" for step in operations):
         removed |= {SIGNATURE} & present.keys()
@@ -227,19 +216,8 @@ def _without_run_change(operations: list[Operation], release: Release, remote: R
     return [replace(operation, action="same", copy_from=None) for operation in operations]
 
 
-def is_same(artifact: Artifact, remote_file: RemoteFile) -> bool:
+def is_same(artifact: Artifact, listed: FileRef) -> bool:
     """Whether a repo's file has the artifact's bytes, by the digest in the repo's listing."""
-    if remote_file.size != artifact.size:
+    if listed.size != artifact.size:
         return False
-    if remote_file.sha256 is not None:
-        return remote_file.sha256 == artifact.sha256
-    return remote_file.blob_id == blob_id(artifact.path)
-
-
-def blob_id(path: Path) -> str:
-    """git's blob id of a file's content (SHA-1), which the Hub lists for small files."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return listed.digest == artifact.digest or (listed.sha256 is None and listed.digest.is_of(artifact.source))

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -22,9 +21,10 @@ from uuid import uuid4
 from filelock import FileLock
 
 from hubpub.errors import FetchError
+from hubpub.files.digest import FileRef
 from hubpub.files.digests import Digests
 from hubpub.files.disk import writing
-from hubpub.release.release import RemoteFile, RemoteState
+from hubpub.release.release import RemoteState
 
 if TYPE_CHECKING:
     from hubpub.remote.hub import Hub
@@ -56,9 +56,11 @@ class FetchCache:
             os.utime(self._repo(endpoint, repo_id))  # for `prune`
         try:
             return (
-                RemoteState(**{**data, "files": tuple(RemoteFile(**file) for file in data["files"])}) if data else None
+                RemoteState(**{**data, "files": tuple(FileRef.from_json(file) for file in data["files"])})
+                if data
+                else None
             )
-        except (KeyError, TypeError):  # of another version
+        except (KeyError, TypeError, ValueError):  # of another version
             return None
 
     def keep_state(self, endpoint: str, state: RemoteState, revision: str | None) -> None:
@@ -68,7 +70,7 @@ class FetchCache:
         folder = self._repo(endpoint, state.repo_id)
         path = folder / f"{_name(state.commit)}.json"
         if not path.exists():
-            _write(path, asdict(state))
+            _write(path, {**vars(state), "files": [file.to_json() for file in state.files]})
         refs = _read(folder / "refs.json") or {}
         if refs.get(revision or "main") != state.commit:
             _write(folder / "refs.json", {**refs, revision or "main": state.commit})

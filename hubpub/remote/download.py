@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from hubpub.errors import CannotWrite, DigestMismatch, UnsafeArchive
 from hubpub.files.copies import clone
-from hubpub.files.digests import sha256
+from hubpub.files.digest import Digest
 from hubpub.files.disk import check_space, writing
 from hubpub.files.paths import check_relative
-from hubpub.release.release import blob_id
 from hubpub.remote.offers import OfferedFile, Selection
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def bring(
     Files appear under their names when all of them are here with the right size and digest.
     Those with the same bytes are downloaded once. Raises NoSpace, CannotWrite, DigestMismatch or FetchError.
     """
-    groups: dict[str, list[OfferedFile]] = {}
+    groups: dict[Digest, list[OfferedFile]] = {}
     for file in files:
         _check_place(folder, file)
         groups.setdefault(file.digest, []).append(file)
@@ -92,7 +91,7 @@ def bring(
 def _all_at_once(
     hub: Hub,
     selection: Selection,
-    groups: Mapping[str, Sequence[OfferedFile]],
+    groups: Mapping[Digest, Sequence[OfferedFile]],
     folder: Path,
     tally: _Tally,
     jobs: int,
@@ -118,7 +117,7 @@ def _one(hub: Hub, selection: Selection, group: Sequence[OfferedFile], folder: P
         hub.download(
             selection.repo_id, str(selection.commit), file.path_in_repo, partial, size=file.size, got=tally.add
         )
-        if _digest(partial, file.digest) == file.digest:
+        if file.digest.is_of(partial):
             break
         partial.unlink()
         if last:
@@ -152,13 +151,8 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _digest(path: Path, like: str) -> str:
-    kind = like.partition(":")[0]
-    return f"{kind}:{sha256(path) if kind == 'sha256' else blob_id(path)}"
-
-
-def _partial_name(digest: str, copy: int = 0) -> str:
-    name = digest.removeprefix("sha256:").replace(":", "-")
+def _partial_name(digest: Digest, copy: int = 0) -> str:
+    name = digest.value if digest.kind == "sha256" else f"{digest.kind}-{digest.value}"
     return f"{name}.{copy}" if copy else name
 
 

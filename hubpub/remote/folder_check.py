@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from hubpub.errors import FetchError, UnsafeArchive
-from hubpub.files.digests import Digests, sha256
+from hubpub.files.digest import Digest, FileRef
+from hubpub.files.digests import Digests
 from hubpub.files.paths import check_all
 from hubpub.plan.names import MANIFEST
-from hubpub.release.release import MAX_MANIFEST_BYTES, blob_id, parse_manifest
+from hubpub.release.release import MAX_MANIFEST_BYTES, parse_manifest
 from hubpub.remote.download import PARTIAL
-from hubpub.remote.offers import OfferedFile
 
 _MODELS: Final = (".mlpackage", ".mlmodelc")
 _BESIDE_MODELS: Final = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", ".DS_Store")
@@ -26,16 +26,6 @@ class Finding:
 
     path: str
     problem: str
-
-
-def is_here(folder: Path, file: OfferedFile, digests: Digests) -> bool:
-    """Whether a file lies in the folder with its size and digest; an unchanged file is read once in its life."""
-    path = folder / file.path
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
-        return False
-    if file.sha256:
-        return digests.of(path) == file.sha256
-    return blob_id(path) == file.blob_id
 
 
 def others(folder: Path, known: set[str]) -> tuple[str, ...]:
@@ -55,8 +45,7 @@ def others(folder: Path, known: set[str]) -> tuple[str, ...]:
 def is_whole(folder: Path, known: Mapping[str, Any], digests: Digests) -> bool:
     """Whether a folder holds exactly what was remembered of it."""
     for path, size, digest in known["files"]:
-        value = digest.removeprefix("sha256:")
-        if not is_here(folder, OfferedFile(path_in_repo=path, path=path, size=size, sha256=value, blob_id=""), digests):
+        if not FileRef(path=path, size=size, digest=Digest.parse(digest)).is_at(folder / path, digests):
             return False
     return not others(folder, {path for path, _, _ in known["files"]})
 
@@ -136,5 +125,4 @@ def _problem(path: Path, size: int, digest: str) -> str | None:
         return "is missing"
     if path.stat().st_size != size:
         return f"has {path.stat().st_size} bytes instead of {size}"
-    kind, _, value = digest.partition(":")
-    return None if (sha256(path) if kind == "sha256" else blob_id(path)) == value else "has other bytes"
+    return None if Digest.parse(digest).is_of(path) else "has other bytes"

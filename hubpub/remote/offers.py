@@ -16,8 +16,9 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from hubpub.errors import DigestMismatch, NoSuchVariant
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.paths import check_all
-from hubpub.release.release import RemoteFile, RemoteState, variant_of
+from hubpub.release.release import RemoteState, variant_of
 
 _FORMAT: Final = {".mlpackage": "packages", ".mlmodelc": "compiled"}
 # The longest first: split_einsum is the beginning of split_einsum_v2.
@@ -27,19 +28,10 @@ _TOKENIZER: Final = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_co
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfferedFile:
-    """A file of a variant: where it is in the repo, and its name in the variant's own folder."""
+class OfferedFile(FileRef):
+    """A file of a variant: `path` is its name in the variant's own folder."""
 
     path_in_repo: str
-    path: str
-    size: int
-    sha256: str | None  # None: the Hub tells a git blob id only
-    blob_id: str
-
-    @property
-    def digest(self) -> str:
-        """`sha256:…`, or `git:…` for a small file of a repo without a manifest."""
-        return f"sha256:{self.sha256}" if self.sha256 else f"git:{self.blob_id}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +105,7 @@ def _check_listing(state: RemoteState, offer: Offer) -> None:
                 f"hubpub.json of {state.repo_id} lists {file.path_in_repo}, and the repo does not have it.",
                 hint="Choose another --revision, or tell the repo's owner to publish again.",
             )
-        if found.size != file.size or (found.sha256 and file.sha256 and found.sha256 != file.sha256):
+        if found.size != file.size or found.digest.contradicts(file.digest):
             raise DigestMismatch(
                 f"{file.path_in_repo} of {state.repo_id} is not the file that hubpub.json lists.",
                 hint="Choose another --revision, or tell the repo's owner to publish again.",
@@ -123,7 +115,6 @@ def _check_listing(state: RemoteState, offer: Offer) -> None:
 def _from_manifest(state: RemoteState) -> list[Offer]:
     if state.manifest is None:
         return []
-    blobs = {file.path: file.blob_id for file in state.files}
     groups: dict[str, list[OfferedFile]] = {}
     for file in state.manifest["files"]:
         path = file["path"]
@@ -131,20 +122,14 @@ def _from_manifest(state: RemoteState) -> list[Offer]:
         if name is not None and name in state.manifest["variants"]:
             inside = path if name.endswith("/zip") else path[len(name) + 1 :]
             groups.setdefault(name, []).append(
-                OfferedFile(
-                    path_in_repo=path,
-                    path=inside,
-                    size=file["size"],
-                    sha256=file["sha256"],
-                    blob_id=blobs.get(path, ""),
-                )
+                OfferedFile(path_in_repo=path, path=inside, size=file["size"], digest=Digest("sha256", file["sha256"]))
             )
     return [_offer(name, name.rpartition("/")[2], files, "manifest") for name, files in groups.items()]
 
 
-def _from_layout(files: Iterable[RemoteFile], taken: set[str]) -> list[Offer]:
+def _from_layout(files: Iterable[FileRef], taken: set[str]) -> list[Offer]:
     files = [file for file in files if not _JUNK.fullmatch(file.path)]
-    folders: dict[tuple[str, str], list[RemoteFile]] = {}  # (folder that holds models, format) → their files
+    folders: dict[tuple[str, str], list[FileRef]] = {}  # (folder that holds models, format) → their files
     for file in files:
         holder = _holder(file.path)
         if holder is not None:
@@ -175,7 +160,7 @@ def _holder(path: str) -> tuple[str, str] | None:
 
 
 def _names(
-    folders: Mapping[tuple[str, str], object], archives: Iterable[RemoteFile], taken: set[str]
+    folders: Mapping[tuple[str, str], object], archives: Iterable[FileRef], taken: set[str]
 ) -> dict[tuple[str, str], str]:
     """ATTENTION/FORMAT where exactly one folder or archive can be meant by it, else the path and the format."""
     keys = [*folders, *((file.path, "zip") for file in archives)]
@@ -200,8 +185,8 @@ def _is_tokenizer(path: str, folder: str) -> bool:
     return path.startswith(folder) and path[len(folder) :] in _TOKENIZER
 
 
-def _offered(file: RemoteFile, path: str) -> OfferedFile:
-    return OfferedFile(path_in_repo=file.path, path=path, size=file.size, sha256=file.sha256, blob_id=file.blob_id)
+def _offered(file: FileRef, path: str) -> OfferedFile:
+    return OfferedFile(path_in_repo=file.path, path=path, size=file.size, digest=file.digest)
 
 
 def _offer(name: str, form: str, files: Iterable[OfferedFile], known_from: str) -> Offer:

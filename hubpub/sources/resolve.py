@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hubpub.errors import SourceNotFound
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.digests import Digests
-from hubpub.sources.source import Snapshot, Source, SourceFile
+from hubpub.sources.source import Snapshot, Source
 
 if TYPE_CHECKING:
     from hubpub.remote.hub import Hub
@@ -82,7 +83,8 @@ class FolderSource:
         self._digests.read(here for here in places.values() if here.is_file())
         for path, here in places.items():
             try:
-                files.append(SourceFile(path=path, size=here.stat().st_size, digest=f"sha256:{self._digests.of(here)}"))
+                digest = Digest("sha256", self._digests.of(here))
+                files.append(FileRef(path=path, size=here.stat().st_size, digest=digest))
             except OSError as error:
                 raise SourceNotFound(f"{here} cannot be read: {error.strerror}.") from error
         self._digests.save()

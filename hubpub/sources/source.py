@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubpub.errors import ConfigError
+from hubpub.files.digest import FileRef
 from hubpub.files.repo_ids import REPO_ID, check_repo_id
 
 _GIT = re.compile(r"git\+(?P<url>.+?)(?:@(?P<revision>[^@/:]+))?")
@@ -28,15 +29,6 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """A file of a snapshot. `digest` is `sha256:…`, or `git:…` (blob id) for small files on the Hub."""
-
-    path: str
-    size: int
-    digest: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """A pinned source: its commit, and every file with size and digest.
 
@@ -46,15 +38,15 @@ class Snapshot:
 
     source: Source
     commit: str | None
-    files: tuple[SourceFile, ...]
+    files: tuple[FileRef, ...]
     dirty: bool = False
     remote: str | None = None
 
-    def file(self, path: str) -> SourceFile | None:
+    def file(self, path: str) -> FileRef | None:
         """The file at `path`, if the snapshot has it."""
         return next((file for file in self.files if file.path == path), None)
 
-    def under(self, folder: str) -> Iterator[SourceFile]:
+    def under(self, folder: str) -> Iterator[FileRef]:
         """The files directly in `folder`."""
         for file in self.files:
             if file.path.rpartition("/")[0] == folder:

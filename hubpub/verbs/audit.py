@@ -168,15 +168,15 @@ def check_release(artifacts: Iterable[Artifact], *, repo_id: str) -> None:
     findings: list[Finding] = []
     compiled: dict[str, dict[str, Artifact]] = {}
     for artifact in artifacts:
-        variant = variant_of(artifact.path_in_repo) or ""
+        variant = variant_of(artifact.path) or ""
         if variant.endswith("/compiled"):
-            compiled.setdefault(variant, {})[artifact.path_in_repo.removeprefix(f"{variant}/")] = artifact
+            compiled.setdefault(variant, {})[artifact.path.removeprefix(f"{variant}/")] = artifact
         elif variant.endswith("/zip"):
             findings += _of_archive(artifact, repo_id)
     for variant, files in compiled.items():
 
         def read(name: str, limit: int, files: dict[str, Artifact] = files) -> bytes:
-            with files[name].path.open("rb") as file:
+            with files[name].source.open("rb") as file:
                 return file.read(limit)
 
         found = lint_compiled(tuple(files), read, attention=variant.partition("/")[0])
@@ -186,14 +186,14 @@ def check_release(artifacts: Iterable[Artifact], *, repo_id: str) -> None:
 
 def _of_archive(artifact: Artifact, repo_id: str) -> Iterator[Finding]:
     """The archive's address, its one folder, and the checksum of every member."""
-    yield from lint_zip_url(artifact.path_in_repo, repo_id=repo_id)
+    yield from lint_zip_url(artifact.path, repo_id=repo_id)
     try:
-        with zipfile.ZipFile(artifact.path) as archive:
-            yield from lint_zip_names(archive.namelist(), zip_name=artifact.path_in_repo)
+        with zipfile.ZipFile(artifact.source) as archive:
+            yield from lint_zip_names(archive.namelist(), zip_name=artifact.path)
             broken = archive.testzip()
     except DAMAGE as error:
         why = str(error) or "it is damaged"
-        yield Finding(severity="error", path=artifact.path_in_repo, sentence=f"The archive cannot be read: {why}.")
+        yield Finding(severity="error", path=artifact.path, sentence=f"The archive cannot be read: {why}.")
         return
     if broken is not None:
         yield Finding(severity="error", path=broken, sentence="Its checksum in the archive is wrong.")

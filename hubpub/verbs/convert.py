@@ -16,6 +16,7 @@ from typing import Any
 from hubpub.checkpoints import open_checkpoint
 from hubpub.engine.runner import execute
 from hubpub.engine.store import Entry
+from hubpub.files.digest import Digest
 from hubpub.files.digests import sha256
 from hubpub.plan.config import Config, effective
 from hubpub.plan.names import Artifact
@@ -148,10 +149,15 @@ def _artifacts(plan: Plan, entries: Mapping[str, Entry], folders: Mapping[str, P
             entry = entries[target.content.key]
             for relative, file in entry.under(target.content.path):
                 path = f"{target.path_in_repo}/{relative}" if relative else target.path_in_repo
-                yield Artifact(path_in_repo=path, path=entry.payload / file.path, size=file.size, sha256=file.sha256)
+                yield Artifact(path=path, source=entry.payload / file.path, size=file.size, digest=file.digest)
         else:
             here = folders[target.content.source] / target.content.path
-            yield Artifact(path_in_repo=target.path_in_repo, path=here, size=here.stat().st_size, sha256=sha256(here))
+            yield Artifact(
+                path=target.path_in_repo,
+                source=here,
+                size=here.stat().st_size,
+                digest=Digest("sha256", sha256(here)),
+            )
 
 
 def _message(outcome: Outcome) -> str:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hubpub.engine.store import StoredFile
 from hubpub.errors import CannotWrite, FetchError, UnsafeArchive
+from hubpub.files.digest import FileRef
 from hubpub.files.disk import writing
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.unzip import unpack
@@ -220,7 +220,7 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
         missing = (
             files
             if how.force
-            else tuple(file for file in files if not folder_check.is_here(folder, file, how.cache.digests))
+            else tuple(file for file in files if not file.is_at(folder / file.path, how.cache.digests))
         )
         extra = folder_check.others(folder, {file.path for file in files})
         fetched = Fetched(
@@ -241,7 +241,7 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
         for file in missing:
             if file.sha256:
                 how.cache.digests.remember(folder / file.path, file.sha256)
-        _remember(selection, folder, [(file.path, file.size, file.digest) for file in files], how)
+        _remember(selection, folder, [(file.path, file.size, str(file.digest)) for file in files], how)
     kept = tuple(path for path in extra if path not in removed)
     return replace(fetched, extra=kept, removed=removed, received=received)
 
@@ -264,7 +264,7 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
     with _locked(folder, how):
         known = how.cache.fetched(folder)
         whole = known is not None and folder_check.is_whole(folder, known, how.cache.digests)
-        done = not how.force and known is not None and whole and known.get("archive") == archive.digest
+        done = not how.force and known is not None and whole and known.get("archive") == str(archive.digest)
         fetched = Fetched(
             repo_id=selection.repo_id,
             commit=selection.commit,
@@ -281,19 +281,17 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
         with writing(folder):
             received, files = _unpacked(selection, archive, folder.resolve(), how)
         for file in files:
-            how.cache.digests.remember(folder / file.path, file.sha256)
-        told = [(file.path, file.size, f"sha256:{file.sha256}") for file in files]
-        _remember(selection, folder, told, how, archive=archive.digest)
+            how.cache.digests.remember(folder / file.path, file.digest.value)
+        unpacked = [(file.path, file.size, str(file.digest)) for file in files]
+        _remember(selection, folder, unpacked, how, archive=str(archive.digest))
     return replace(fetched, received=received)
 
 
-def _unpacked(
-    selection: Selection, archive: OfferedFile, folder: Path, how: _How
-) -> tuple[int, tuple[StoredFile, ...]]:
+def _unpacked(selection: Selection, archive: OfferedFile, folder: Path, how: _How) -> tuple[int, tuple[FileRef, ...]]:
     """Make `folder` of an archive in one move; what an earlier run has brought already is used."""
     staging = folder.with_name(f".{folder.name}.partial")
     packed, fresh, replaced = staging / archive.path, staging / "unpacked", staging / "replaced"
-    here = not how.force and folder_check.is_here(staging, archive, how.cache.digests)
+    here = not how.force and archive.is_at(staging / archive.path, how.cache.digests)
     received = _bring(selection, () if here else (archive,), staging, how)
     shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
     try:

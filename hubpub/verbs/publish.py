@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hubpub.errors import ConfigError, DigestMismatch, SourceNotFound, raise_problems
+from hubpub.files.digest import Digest
 from hubpub.files.paths import check_all
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.plan.config import Config, Delivery, effective
@@ -25,7 +26,6 @@ from hubpub.remote.destinations import (
     planned_bytes,
     tally,
 )
-from hubpub.remote.hub import is_content
 from hubpub.steps.step import Step
 from hubpub.verbs.audit import check_release
 from hubpub.verbs.convert import make, release
@@ -199,10 +199,10 @@ def _planned(prepared: Prepared) -> Release:
         prepared.plan.destination,
         (
             Artifact(
-                path_in_repo=target.path_in_repo,
-                path=Path(target.path_in_repo),
+                path=target.path_in_repo,
+                source=Path(target.path_in_repo),
                 size=sizes.get(getattr(target.content, "key", ""), 0),
-                sha256="",
+                digest=Digest("sha256", ""),
             )
             for target in prepared.plan.targets
         ),
@@ -218,9 +218,9 @@ def _deliver(
             receipt = dry_receipt(made.repo_id, operations, url=destination.url, base=base)
         else:
             new = [operation.artifact for operation in changes(operations) if operation.artifact is not None]
-            touched = {variant_of(artifact.path_in_repo) for artifact in new}
+            touched = {variant_of(artifact.path) for artifact in new}
             check_release(
-                (artifact for artifact in made.artifacts if variant_of(artifact.path_in_repo) in touched - {None}),
+                (artifact for artifact in made.artifacts if variant_of(artifact.path) in touched - {None}),
                 repo_id=made.repo_id,
             )
             receipt = destination.deliver(made, operations, base=base, progress=session.report.transfer)
@@ -231,7 +231,7 @@ def _signed(made: Release, base: RemoteState, session: Session, *, dry_run: bool
     """The release with a signature of its manifest, where the repo does not have it; an empty one in a dry run."""
     there = {file.path: file for file in base.files}
     text = made.manifest_text().encode()
-    if SIGNATURE in there and MANIFEST in there and is_content(text, there[MANIFEST]):
+    if SIGNATURE in there and MANIFEST in there and there[MANIFEST].digest.is_of_bytes(text):
         return made
     if dry_run:
         return replace(made, signature="")
@@ -260,7 +260,7 @@ def _foreseen(
     present = {file.path for file in base.files}
     operations = []
     for file in planned.artifacts:
-        path = file.path_in_repo
+        path = file.path
         there = any(other == path or other.startswith(f"{path}/") for other in present)
         operations.append(Operation(action="changed" if there else "new", path=path, size=file.size))
     texts = (CARD, MANIFEST, SIGNATURE) if signs else (CARD, MANIFEST)
@@ -281,5 +281,5 @@ def _checked(folder: Path, files: Iterable[dict[str, Any]], session: Session) ->
             raise SourceNotFound(f"{path} is missing.", hint="Run `hubpub convert` again.")
         if path.stat().st_size != file["size"] or session.store.digests.of(path) != file["sha256"]:
             raise DigestMismatch(f"{path} is not the file that was converted.", hint="Run `hubpub convert` again.")
-        yield Artifact(path_in_repo=file["path"], path=path, size=file["size"], sha256=file["sha256"])
+        yield Artifact(path=file["path"], source=path, size=file["size"], digest=Digest("sha256", file["sha256"]))
     session.store.digests.save()

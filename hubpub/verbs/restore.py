@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubpub.errors import DigestMismatch, PublishError, raise_problems
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
-from hubpub.release.release import Operation, Release, RemoteFile, RemoteState, claimed
+from hubpub.release.release import Operation, Release, RemoteState, claimed
 from hubpub.remote.destinations import Means, open_destination
-from hubpub.remote.hub import Hub, is_content
+from hubpub.remote.hub import Hub
 from hubpub.verbs.publish import Published, dry_receipt
 from hubpub.verbs.session import Session, using
 
@@ -67,7 +68,7 @@ def _brought_back(then: RemoteState, base: RemoteState, hub: Hub, folder: Path) 
         if there.get(file.path) == file:
             yield Operation(action="same", path=file.path, size=file.size)
         elif file.sha256 is not None:
-            artifact = Artifact(path_in_repo=file.path, path=folder, size=file.size, sha256=file.sha256)
+            artifact = Artifact(path=file.path, source=folder, size=file.size, digest=file.digest)
             yield Operation(
                 action=action,
                 path=file.path,
@@ -78,16 +79,16 @@ def _brought_back(then: RemoteState, base: RemoteState, hub: Hub, folder: Path) 
             )
         else:
             data = hub.read(then.repo_id, then.commit, file.path, limit=file.size, side="write")
-            if not is_content(data, file):
+            if not file.digest.is_of_bytes(data):
                 raise DigestMismatch(f"{file.path} did not arrive as the Hub lists it.", hint="Run again.")
-            place = folder / (CARD if file.path == CARD else file.blob_id)
+            place = folder / (CARD if file.path == CARD else file.digest.value)
             place.write_bytes(data)
             digest = hashlib.sha256(data).hexdigest()
-            artifact = Artifact(path_in_repo=file.path, path=place, size=len(data), sha256=digest)
+            artifact = Artifact(path=file.path, source=place, size=len(data), digest=Digest("sha256", digest))
             yield Operation(action=action, path=file.path, size=file.size, artifact=artifact)
 
 
-def _released(then: RemoteState) -> list[RemoteFile]:
+def _released(then: RemoteState) -> list[FileRef]:
     """The files of a release; PublishError where it is not whole."""
     if then.manifest is None:
         raise PublishError(

@@ -121,8 +121,8 @@ def _signer_of_fetched(folder: Path, wanted: Wanted, session: Session) -> Signer
     state, signer = signed(state, wanted, hub=session.hub, cache=cache)
     selection = offers.select(state, known["variant"])
     check_covered(selection)
-    claimed = {(file.path, file.size, file.digest) for file in selection.offer.files}
-    if known["archive"] != selection.offer.files[0].digest and claimed != {tuple(file) for file in known["files"]}:
+    claimed = {(file.path, file.size, str(file.digest)) for file in selection.offer.files}
+    if known["archive"] != str(selection.offer.files[0].digest) and claimed != {tuple(file) for file in known["files"]}:
         raise SignatureInvalid(f"{folder} was fetched as something else than what was signed.", hint="Fetch it again.")
     return signer
 

@@ -130,7 +130,7 @@ def test_names_of_all_the_world(lfs: None, local: LocalHub, hub: Hub, tmp_path: 
     with Session.open(root=home / "store", endpoint=local.endpoint, token=local.token) as opened:
         settings = {"repo_id": REPO, "attention": ("original",), "verify": "weights"}
         outcome = convert_here(source, **settings, out=home / "out", session=opened)
-        assert {artifact.path_in_repo for artifact in outcome.artifacts} == models(home / "out").keys()
+        assert {artifact.path for artifact in outcome.artifacts} == models(home / "out").keys()
         publish(home / "out", session=opened)
     out = run(REPO, hub=hub, cache=FetchCache(home / "store"), dest=home / "fetched").folder
     assert models(out).items() == {

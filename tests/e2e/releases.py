@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hubpub.files.digest import Digest
 from hubpub.plan.names import Artifact
 from hubpub.release.release import Release, merge, variant_of
 from hubpub.remote.destinations import send
@@ -78,7 +79,7 @@ def release(
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        artifacts.append(Artifact(path_in_repo=path, path=place, size=len(content), sha256=digest))
+        artifacts.append(Artifact(path=path, source=place, size=len(content), digest=Digest("sha256", digest)))
     names = sorted({name for path in files if (name := variant_of(path)) is not None})
     manifest = {
         "format": 1,
@@ -87,8 +88,8 @@ def release(
         "components": {},
         "variants": {name: {} for name in names},
         "files": [
-            {"path": one.path_in_repo, "size": one.size, "sha256": one.sha256}
-            for one in sorted(artifacts, key=lambda one: one.path_in_repo)
+            {"path": one.path, "size": one.size, "sha256": one.sha256}
+            for one in sorted(artifacts, key=lambda one: one.path)
         ],
         "run": {"created": run},
     }

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from hubpub.cli.app import app
 from hubpub.errors import FetchError, NoSuchVariant
+from hubpub.files.digest import Digest, FileRef
 from hubpub.localhub import LocalHub
 from hubpub.release.card import render
-from hubpub.release.release import RemoteFile, RemoteState
+from hubpub.release.release import RemoteState
 from hubpub.remote.app_config import AppConfig, app_config
 from hubpub.remote.destinations import release_files
 from hubpub.remote.hub import Hub
@@ -118,7 +119,10 @@ def test_files_that_do_not_belong_are_named(published: LocalHub, tmp_path: Path)
 
 
 def _state(*names: str, settings: dict[str, Any] | None = None, sha256: str | None = "0" * 64) -> RemoteState:
-    files = tuple(RemoteFile(path=name, size=9, sha256=sha256, blob_id="b" * 40) for name in names)
+    files = tuple(
+        FileRef(path=name, size=9, digest=Digest("sha256", sha256) if sha256 else Digest("git", "b" * 40))
+        for name in names
+    )
     made = {"format": 1, "variants": {}, "files": [], "settings": settings} if settings is not None else None
     return RemoteState(repo_id="apple/coreml-x", commit="c" * 40, files=files, manifest=made)
 

@@ -161,22 +161,25 @@ def test_no_token_and_no_right(hub: LocalHub, source: Path) -> None:
 
 
 def test_foreign_files_of_a_destination_are_kept(hub: LocalHub, tmp_path: Path) -> None:
+    from hubpub.files.digest import Digest, FileRef
     from hubpub.plan.names import Artifact
-    from hubpub.release.release import Release, RemoteFile, RemoteState, diff
+    from hubpub.release.release import Release, RemoteState, diff
 
     theirs = tuple(
-        RemoteFile(path=path, size=3, sha256=None, blob_id="0" * 40)
+        FileRef(path=path, size=3, digest=Digest("git", "0" * 40))
         for path in ("notes.txt", "original/packages/theirs.mlpackage/x", "other_original_compiled.zip")
     )
     ours = tmp_path / "x"
     ours.write_bytes(b"new")
-    artifact = Artifact(path_in_repo="original/packages/ours.mlpackage/x", path=ours, size=3, sha256="1" * 64)
+    artifact = Artifact(
+        path="original/packages/ours.mlpackage/x", source=ours, size=3, digest=Digest("sha256", "1" * 64)
+    )
     release = Release(
         repo_id="me/x", artifacts=(artifact,), manifest={"files": [], "variants": {}}, card="", message=""
     )
     remote = RemoteState(repo_id="me/x", commit="c", files=theirs)
     operations = diff(release, [artifact], remote)
-    assert [(operation.action, operation.path) for operation in operations] == [("new", artifact.path_in_repo)]
+    assert [(operation.action, operation.path) for operation in operations] == [("new", artifact.path)]
 
 
 def test_an_unknown_variant_lists_those_there_are(hub: LocalHub, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def there(hub: Hub, revision: str | None = None) -> dict[str, str]:
     state = hub.state(REPO, revision)
     assert state is not None
-    return {file.path: file.sha256 or file.blob_id for file in state.files if file.path != ".gitattributes"}
+    return {file.path: file.digest.value for file in state.files if file.path != ".gitattributes"}
 
 
 def test_prune_shows_and_then_removes_what_is_no_longer_named(program: Program, hub: Hub, tmp_path: Path) -> None:

@@ -29,12 +29,13 @@ from hubpub.coreml.package import MODEL, read_model, serialize, write_manifest
 from hubpub.coreml.parser import parse_program
 from hubpub.coreml.survey import survey
 from hubpub.errors import HubpubError
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.front_matter import load
 from hubpub.files.unzip import unpack
 from hubpub.plan.config import effective, read_defaults, read_file
 from hubpub.release.lint import lint_zip
 from hubpub.release.manifest_view import ManifestView
-from hubpub.release.release import RemoteFile, RemoteState, merge, parse_manifest
+from hubpub.release.release import RemoteState, merge, parse_manifest
 from hubpub.remote import folder_check, offers
 from hubpub.sources import metadata
 from tests.support import manifests, mil_models
@@ -95,7 +96,8 @@ def manifest(data: bytes) -> None:
         merge(manifests.manifest(), found)
     ManifestView.of(found)
     files = tuple(
-        RemoteFile(path=file["path"], size=file["size"], sha256=file["sha256"], blob_id="") for file in found["files"]
+        FileRef(path=one["path"], size=one["size"], digest=Digest("sha256", one["sha256"])) for one in found["files"]
+        for file in found["files"]
     )
     state = RemoteState(repo_id="me/x", commit="c" * 40, files=files, manifest=found)
     for offer in offers.offers(state):

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubpub.errors import ConfigError
+from hubpub.files.digest import Digest, FileRef
 from hubpub.plan.names import MANIFEST, SIGNATURE, Artifact
 from hubpub.plan.variant import ATTENTIONS, FORMATS
 from hubpub.release.release import (
     MAX_MANIFEST_BYTES,
     Operation,
     Release,
-    RemoteFile,
     RemoteState,
     diff,
     merge,
@@ -41,7 +41,7 @@ def artifact(folder: Path, path: str, content: bytes) -> Artifact:
     place = folder / "blobs" / hashlib.sha256(content).hexdigest()
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(content)
-    return Artifact(path_in_repo=path, path=place, size=len(content), sha256=place.name)
+    return Artifact(path=path, source=place, size=len(content), digest=Digest("sha256", place.name))
 
 
 def remote(
@@ -52,11 +52,12 @@ def remote(
         repo_id="me/x",
         commit="c" * 40,
         files=tuple(
-            RemoteFile(
+            FileRef(
                 path=path,
                 size=len(content),
-                sha256=None if small else hashlib.sha256(content).hexdigest(),
-                blob_id=hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+                digest=Digest("git", hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+                if small
+                else Digest("sha256", hashlib.sha256(content).hexdigest()),
             )
             for path, content in files.items()
         ),
@@ -100,7 +101,7 @@ def apply(files: Mapping[str, bytes], operations: list[Operation]) -> dict[str, 
         elif operation.copy_from is not None:
             after[operation.path] = files[operation.copy_from]
         elif operation.artifact is not None:
-            after[operation.path] = operation.artifact.path.read_bytes()
+            after[operation.path] = operation.artifact.source.read_bytes()
     return after
 
 
@@ -119,7 +120,7 @@ def test_diff_leads_to_the_release_and_then_finds_nothing(
     files = release_files(new, folder)
     after = apply(before, diff(new, files, there))
 
-    expected = {one.path_in_repo: one.path.read_bytes() for one in files}
+    expected = {one.path: one.source.read_bytes() for one in files}
     ours = {variant_of(path) for path in now} - {None}
     kept = {path: content for path, content in before.items() if variant_of(path) not in ours}
     assert after == {**kept, **expected}  # the release, other variants, and foreign files

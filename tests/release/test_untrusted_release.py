@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from hubpub.errors import FindingsError, UnsafeArchive
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.unzip import unpack
 from hubpub.plan.names import Artifact
-from hubpub.release.release import MAX_MANIFEST_BYTES, RemoteFile, RemoteState, parse_manifest
+from hubpub.release.release import MAX_MANIFEST_BYTES, RemoteState, parse_manifest
 from hubpub.remote import offers
 from hubpub.verbs.audit import check_release
 from tests.e2e.releases import zipped
@@ -25,7 +26,12 @@ STEM = "coreml-x_original_compiled"
 def archive(folder: Path, data: bytes) -> Artifact:
     path = folder / f"{STEM}.zip"
     path.write_bytes(data)
-    return Artifact(path_in_repo=path.name, path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return Artifact(
+        path=path.name,
+        source=path,
+        size=len(data),
+        digest=Digest("sha256", hashlib.sha256(data).hexdigest()),
+    )
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -89,7 +95,7 @@ def test_a_manifest_of_others_is_bounded() -> None:
 )
 def test_a_name_in_a_manifest_or_a_listing_that_would_leave_the_folder(name: str) -> None:
     path = f"original/packages/A.mlpackage/{name}"
-    files = (RemoteFile(path=path, size=1, sha256="a" * 64, blob_id="b" * 40),)
+    files = (FileRef(path=path, size=1, digest=Digest("sha256", "a" * 64)),)
     content = {
         "format": 1,
         "variants": {"original/packages": {}},

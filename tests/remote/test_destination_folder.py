@@ -59,7 +59,7 @@ def test_tree_then_nothing_then_what_changed(tmp_path: Path) -> None:
 
 def test_files_are_copies(tmp_path: Path) -> None:
     made = release(tmp_path / "made", {"original/packages/vocab.json": b"{}"})
-    made.artifacts[0].path.chmod(0o444)  # as the store keeps them
+    made.artifacts[0].source.chmod(0o444)  # as the store keeps them
     destination = FolderDestination(tmp_path / "out")
     send(destination, made, base=destination.current())
     place = tmp_path / "out/original/packages/vocab.json"

@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubpub.errors import DigestMismatch, NoSuchVariant, UnsafeArchive
+from hubpub.files.digest import Digest, FileRef
 from hubpub.plan.variant import ATTENTIONS, FORMATS
-from hubpub.release.release import RemoteFile, RemoteState
+from hubpub.release.release import RemoteState
 from hubpub.remote import offers
 
 SHA = "a" * 64
 
 
 def state(*paths: str, manifest: dict[str, object] | None = None, repo_id: str = "apple/coreml-x") -> RemoteState:
-    files = tuple(RemoteFile(path=path, size=len(path), sha256=None, blob_id="b" * 40) for path in paths)
+    files = tuple(FileRef(path=path, size=len(path), digest=Digest("git", "b" * 40)) for path in paths)
     return RemoteState(repo_id=repo_id, commit="c" * 40, files=files, manifest=manifest)
 
 
@@ -129,8 +130,8 @@ def test_manifest_first_then_layout() -> None:
         "split_einsum/packages": "layout",
     }
     assert [file.path for file in by_name["original/packages"].files] == ["A.mlpackage/x"]
-    assert by_name["original/packages"].files[0].digest == f"sha256:{SHA}"
-    assert by_name["split_einsum/packages"].files[0].digest == "git:" + "b" * 40
+    assert by_name["original/packages"].files[0].digest == Digest("sha256", SHA)
+    assert by_name["split_einsum/packages"].files[0].digest == Digest("git", "b" * 40)
     assert by_name["original/zip"].files[0].path == archive
     assert by_name["original/packages"].size == len(ours)
 
@@ -189,7 +190,7 @@ def test_manifest_against_the_listing() -> None:
         there = RemoteState(
             repo_id="a/b",
             commit="c",
-            files=(RemoteFile(path=path, size=size, sha256=digest, blob_id=""),),
+            files=(FileRef(path=path, size=size, digest=Digest("sha256", digest)),),
             manifest=manifest,
         )
         with pytest.raises(DigestMismatch, match="not the file"):

@@ -45,7 +45,7 @@ def test_pin_records_size_and_digest(source: Opened) -> None:
     snapshot = source.pin(["unet/config.json", "unet/config.json"])
     (file,) = snapshot.files
     assert (file.path, file.size) == ("unet/config.json", 8)
-    assert file.digest == "sha256:" + hashlib.sha256(CONFIG).hexdigest()
+    assert str(file.digest) == "sha256:" + hashlib.sha256(CONFIG).hexdigest()
     assert (snapshot.commit, snapshot.dirty, snapshot.remote) == (None, False, None)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hubpub.errors import HubpubError
+from hubpub.files.digest import Digest
 from hubpub.files.digests import Digests, sha256
 from hubpub.plan.config import Delivery
 from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
@@ -104,7 +105,7 @@ def release_files(release: Release, folder: Path) -> tuple[Artifact, ...]:
             continue
         path = folder / name
         path.write_text(text, encoding="utf-8", newline="\n")
-        made.append(Artifact(path_in_repo=name, path=path, size=path.stat().st_size, sha256=sha256(path)))
+        made.append(Artifact(path=name, source=path, size=path.stat().st_size, digest=Digest("sha256", sha256(path))))
     return (*release.artifacts, *made)
 
 
@@ -144,7 +145,7 @@ def tally(operations: Sequence[Operation]) -> dict[str, int]:
 def planned_bytes(operations: Sequence[Operation]) -> int:
     """Bytes that the operations bring which the destination does not have, each content once."""
     sizes = {
-        operation.artifact.sha256: operation.size
+        operation.artifact.digest: operation.size
         for operation in changes(operations)
         if operation.artifact is not None and operation.copy_from is None
     }

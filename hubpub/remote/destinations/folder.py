@@ -12,11 +12,12 @@ from pathlib import Path
 
 from hubpub.errors import Conflict, HubpubError, PreflightError
 from hubpub.files.copies import clone
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.digests import Digests, sha256
 from hubpub.files.disk import check_space, check_writable, writing
 from hubpub.files.paths import check_relative
 from hubpub.plan.names import CARD, MANIFEST
-from hubpub.release.release import MAX_MANIFEST_BYTES, Operation, Release, RemoteFile, RemoteState, parse_manifest
+from hubpub.release.release import MAX_MANIFEST_BYTES, Operation, Release, RemoteState, parse_manifest
 from hubpub.remote.destinations import Means, Progress, Receipt, changes, planned_bytes, tally
 from hubpub.remote.download import PARTIAL
 
@@ -91,7 +92,7 @@ class FolderDestination:
             nothing_to_do=not todo,
         )
 
-    def _files(self) -> Iterator[RemoteFile]:
+    def _files(self) -> Iterator[FileRef]:
         for parent, folders, names in os.walk(self._folder, followlinks=False):
             folders[:] = sorted(set(folders) - {PARTIAL})
             for name in sorted(names):
@@ -100,7 +101,7 @@ class FolderDestination:
                 if stat.S_ISREG(status.st_mode):
                     digest = self._digests.of(path) if self._digests is not None else sha256(path)
                     relative = path.relative_to(self._folder).as_posix()
-                    yield RemoteFile(path=relative, size=status.st_size, sha256=digest, blob_id="")
+                    yield FileRef(path=relative, size=status.st_size, digest=Digest("sha256", digest))
 
     def _check(self, todo: Sequence[Operation], total: int) -> None:
         """All that can be known to fail, before anything is written."""
@@ -129,7 +130,7 @@ class FolderDestination:
             if operation.artifact is None:
                 continue
             copy = staged[operation.path] = staging / str(len(staged))
-            clone(operation.artifact.path, copy)
+            clone(operation.artifact.source, copy)
             copy.chmod(0o644)
             done += operation.size
             if progress is not None:

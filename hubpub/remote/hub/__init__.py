@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hubpub.remote.hub.client import Account, Hub, Progress, is_content
+from hubpub.remote.hub.client import Account, Hub, Progress
 
-__all__ = ["Account", "Hub", "Progress", "is_content"]
+__all__ = ["Account", "Hub", "Progress"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,13 +16,14 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from hubpub.errors import CannotWrite, CardInvalid, FetchError
+from hubpub.files.digest import Digest, FileRef
 from hubpub.files.digests import Digests
 from hubpub.files.front_matter import load
 from hubpub.plan.names import CARD, MANIFEST
-from hubpub.release.release import MAX_MANIFEST_BYTES, RemoteFile, RemoteState, parse_manifest
+from hubpub.release.release import MAX_MANIFEST_BYTES, RemoteState, parse_manifest
 from hubpub.remote.hub import download, session
 from hubpub.remote.hub.translate import Side, translated, trusting
-from hubpub.sources.source import Snapshot, Source, SourceFile
+from hubpub.sources.source import Snapshot, Source
 
 # done bytes, total bytes, what is being done
 Progress = Callable[[int, int, str], None]
@@ -147,7 +147,7 @@ class Hub:
         return Snapshot(
             source=source,
             commit=state.commit,
-            files=tuple(SourceFile(path=file.path, size=file.size, digest=digest_of(file)) for file in state.files),
+            files=state.files,
         )
 
     def download_source(
@@ -226,7 +226,7 @@ class Hub:
         """Request headers with the token."""
         return dict(self.api._build_hf_headers())
 
-    def _tree(self, repo_id: str, commit: str) -> tuple[RemoteFile, ...]:
+    def _tree(self, repo_id: str, commit: str) -> tuple[FileRef, ...]:
         listing = session.patiently(lambda: list(self.api.list_repo_tree(repo_id, recursive=True, revision=commit)))
         return tuple(_listed(entry) for entry in listing if isinstance(entry, RepoFile))
 
@@ -234,7 +234,7 @@ class Hub:
         for file in state.files:
             if file.path == MANIFEST and file.size <= MAX_MANIFEST_BYTES:
                 data = self.read(state.repo_id, state.commit, MANIFEST, limit=MAX_MANIFEST_BYTES, side=side)
-                return parse_manifest(data) if is_content(data, file) else None
+                return parse_manifest(data) if file.digest.is_of_bytes(data) else None
         return None
 
     def _read(self, repo_id: str, commit: str | None, path: str, limit: int) -> bytes:
@@ -259,18 +259,6 @@ class Hub:
         return response
 
 
-def digest_of(file: RemoteFile) -> str:
-    """`sha256:…` where the Hub tells it, else `git:…` (the blob id of a small file)."""
-    return f"sha256:{file.sha256}" if file.sha256 else f"git:{file.blob_id}"
-
-
-def is_content(data: bytes, file: RemoteFile) -> bool:
-    """Whether `data` is the content of a listed file."""
-    if file.sha256:
-        return hashlib.sha256(data).hexdigest() == file.sha256
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == file.blob_id
-
-
 def front_matter(text: str) -> dict[str, Any]:
     """The YAML block at the head of a card; empty without one. CardInvalid when it is not a YAML mapping."""
     lines = text.lstrip("\ufeff").splitlines()
@@ -286,13 +274,14 @@ def front_matter(text: str) -> dict[str, Any]:
         ) from None
 
 
-def _listed(entry: Any) -> RemoteFile:
+def _listed(entry: Any) -> FileRef:
     """A file as the Hub lists it; ValueError where it is not listed as a file can be."""
     size, sha256 = (entry.lfs.size, entry.lfs.sha256) if entry.lfs else (entry.size, None)
     texts = (entry.path, entry.blob_id, *(() if sha256 is None else (sha256,)))
     if not all(isinstance(text, str) for text in texts) or not isinstance(size, int) or size < 0:
         raise ValueError(f"the list of files has an entry that is none: {str(entry)[:100]}")
-    return RemoteFile(path=entry.path, size=size, sha256=sha256, blob_id=entry.blob_id)
+    digest = Digest("git", entry.blob_id) if sha256 is None else Digest("sha256", sha256)
+    return FileRef(path=entry.path, size=size, digest=digest)
 
 
 def _account(told: Mapping[str, Any]) -> Account:

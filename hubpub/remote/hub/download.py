@@ -15,10 +15,10 @@ from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 
 from hubpub.errors import BadWeights, DigestMismatch
-from hubpub.files.digests import Digests, sha256
-from hubpub.release.release import blob_id
+from hubpub.files.digest import FileRef
+from hubpub.files.digests import Digests
 from hubpub.remote.hub import session
-from hubpub.sources.source import Snapshot, SourceFile
+from hubpub.sources.source import Snapshot
 
 if TYPE_CHECKING:
     from hubpub.remote.hub.client import Hub, Progress
@@ -96,7 +96,7 @@ def _receive(hub: Hub, url: str, partial: Path, have: int, size: int, got: Calla
 def snapshot(
     hub: Hub,
     snapshot: Snapshot,
-    wanted: Sequence[SourceFile],
+    wanted: Sequence[FileRef],
     *,
     digests: Digests | None,
     progress: Progress | None,
@@ -134,14 +134,9 @@ def snapshot(
     return folder
 
 
-def is_listed(path: Path, file: SourceFile, digests: Digests | None = None) -> bool:
+def is_listed(path: Path, file: FileRef, digests: Digests | None = None) -> bool:
     """Whether a file has the size and digest that the snapshot tells; `digests` spares reading an unchanged one."""
-    if not path.is_file() or path.stat().st_size != file.size:
-        return False
-    kind, _, digest = file.digest.partition(":")
-    if kind != "sha256":
-        return digest == blob_id(path)
-    return digest == (digests.of(path) if digests is not None else sha256(path))
+    return path.is_file() and path.stat().st_size == file.size and file.digest.is_of(path, digests)
 
 
 def _bar(progress: Progress | None, total: int, label: str) -> type[Any]:

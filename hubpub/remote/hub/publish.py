@@ -18,6 +18,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
 from hubpub.errors import CannotWrite, Conflict, UploadFailed
+from hubpub.files.digest import Digest
 from hubpub.plan.names import CARD
 from hubpub.release.release import Operation, Release, RemoteState, is_same
 from hubpub.remote.hub import session
@@ -240,8 +241,10 @@ def _is_upload(operation: Operation) -> bool:
 
 def _addition(operation: Operation) -> CommitOperationAdd:
     assert operation.artifact is not None
-    addition = CommitOperationAdd(operation.path, str(operation.artifact.path))
-    addition.upload_info.sha256 = bytes.fromhex(operation.artifact.sha256)  # known: the file is not read for it again
+    addition = CommitOperationAdd(operation.path, str(operation.artifact.source))
+    addition.upload_info.sha256 = bytes.fromhex(
+        operation.artifact.digest.value
+    )  # known: the file is not read for it again
     return addition
 
 
@@ -258,19 +261,19 @@ def _groups(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
     """Uploads in the order that sends each byte once: unique files, then duplicates of them, then archives."""
     uploads = [operation for operation in operations if _is_upload(operation)]
     archives = [operation for operation in uploads if operation.path.endswith(".zip")]
-    seen: set[str] = set()
+    seen: set[Digest] = set()
     unique: list[Operation] = []
     again: list[Operation] = []
     for operation in uploads:
         if operation.path.endswith(".zip") or operation.artifact is None:
             continue
-        (again if operation.artifact.sha256 in seen else unique).append(operation)
-        seen.add(operation.artifact.sha256)
+        (again if operation.artifact.digest in seen else unique).append(operation)
+        seen.add(operation.artifact.digest)
     yield from (group for group in (unique, again, archives) if group)
 
 
 def _total(operations: Sequence[Operation]) -> int:
-    return sum({o.artifact.sha256: o.size for o in operations if o.artifact is not None and _is_upload(o)}.values())
+    return sum({o.artifact.digest: o.size for o in operations if o.artifact is not None and _is_upload(o)}.values())
 
 
 def _branches(hub: Hub, repo_id: str) -> set[str]:
