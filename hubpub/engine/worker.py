@@ -11,7 +11,6 @@ instead of the end of everything. A request names a step; the answer says what i
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO
 
 from hubpub import errors
 from hubpub.engine.store import Store
+from hubpub.files.disk import is_full
 from hubpub.steps import KINDS
 
 
@@ -74,7 +74,7 @@ def _make(store: Store, request: Mapping[str, Any], answers: BinaryIO) -> None:
 
 def _named(error: BaseException, store: Store) -> BaseException:
     """Converts disk-full errors to NoSpace; the step is not at fault."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if not isinstance(error, OSError) or not is_full(error):
         return error
     full = errors.NoSpace(
         f"The disk of {store.root} is full.",

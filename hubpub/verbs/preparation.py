@@ -20,8 +20,8 @@ from hubpub.errors import (
     LicenceMissing,
     NoSpace,
     NotEnoughMemory,
-    PreflightError,
     ToolMissing,
+    raise_problems,
 )
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.sizes import human
@@ -93,13 +93,7 @@ def preflight(prepared: Prepared, session: Session, *, out: Path | None = None) 
     problems = [*_tools(missing), *_space(missing, session, out), *_memory(missing)]
     if prepared.config.compiler == "apple" and any(isinstance(step, Compile) for step in missing):
         problems += _xcode()
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        listing = "".join(f"\n  - {problem.message} {problem.hint}".rstrip() for problem in problems)
-        raise PreflightError(
-            f"{len(problems)} things are in the way:{listing}", hint="Nothing was started.", problems=problems
-        )
+    raise_problems(problems)
 
 
 def _check_licence(config: Config, facts: Facts, source: sources.Source) -> None:

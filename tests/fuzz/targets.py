@@ -96,7 +96,8 @@ def manifest(data: bytes) -> None:
         merge(manifests.manifest(), found)
     ManifestView.of(found)
     files = tuple(
-        FileRef(path=one["path"], size=one["size"], digest=Digest("sha256", one["sha256"])) for one in found["files"]
+        FileRef(path=one["path"], size=one["size"], digest=Digest("sha256", one["sha256"]))
+        for one in found["files"]
         for file in found["files"]
     )
     state = RemoteState(repo_id="me/x", commit="c" * 40, files=files, manifest=found)

@@ -64,7 +64,7 @@ def test_files_are_copies(tmp_path: Path) -> None:
     send(destination, made, base=destination.current())
     place = tmp_path / "out/original/packages/vocab.json"
     place.write_bytes(b"edited")
-    assert made.artifacts[0].path.read_bytes() == b"{}"
+    assert made.artifacts[0].source.read_bytes() == b"{}"
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
