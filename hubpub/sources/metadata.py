@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,13 +12,9 @@ from hubpub.errors import SourceNotFound, UnknownArchitecture
 from hubpub.files.front_matter import load
 
 MODEL_INDEX = "model_index.json"
-_FOLDERS = ("unet", "vae", "text_encoder", "safety_checker")
-SMALL_FILES = (
-    MODEL_INDEX,
-    "README.md",
-    "scheduler/scheduler_config.json",
-    *(f"{folder}/config.json" for folder in _FOLDERS),
-)
+SCHEDULER = "scheduler/scheduler_config.json"
+# As the keys of a model_index.json that name a folder.
+_FOLDER = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 # Cards are untrusted: only this many bytes of one are read.
 _MAX_CARD = 1 << 20
 
@@ -64,17 +61,27 @@ def read_facts(read: Callable[[str], bytes | None], *, name: str) -> Facts:
             f"{name} is not a diffusers repo: it has no {MODEL_INDEX}.",
             hint="Single-file checkpoints are not supported yet; convert them with diffusers' from_single_file first.",
         )
+    model_index = _object(index, MODEL_INDEX)
     configs = {}
-    for folder in _FOLDERS:
+    for folder in component_folders(model_index):
         data = read(f"{folder}/config.json")
         if data is not None:
             configs[folder] = _object(data, f"{folder}/config.json")
-    scheduler = read("scheduler/scheduler_config.json")
+    scheduler = read(SCHEDULER)
     return Facts(
-        model_index=_object(index, MODEL_INDEX),
+        model_index=model_index,
         configs=configs,
-        scheduler=_object(scheduler, "scheduler/scheduler_config.json") if scheduler is not None else {},
+        scheduler=_object(scheduler, SCHEDULER) if scheduler is not None else {},
         card=front_matter(read("README.md") or b""),
+    )
+
+
+def component_folders(model_index: Mapping[str, Any]) -> tuple[str, ...]:
+    """The folders that a model_index.json names: keys with a library and a class, which diffusers loads."""
+    return tuple(
+        key
+        for key, value in model_index.items()
+        if _FOLDER.fullmatch(key) and isinstance(value, list | tuple) and len(value) == 2 and value[1] is not None
     )
 
 

@@ -98,7 +98,6 @@ def manifest(data: bytes) -> None:
     files = tuple(
         FileRef(path=one["path"], size=one["size"], digest=Digest("sha256", one["sha256"]))
         for one in found["files"]
-        for file in found["files"]
     )
     state = RemoteState(repo_id="me/x", commit="c" * 40, files=files, manifest=found)
     for offer in offers.offers(state):
@@ -289,7 +288,7 @@ def _bundle() -> tuple[bytes, ...]:
 @cache
 def _source() -> tuple[bytes, ...]:
     folder = make_source(HERE / "source", "sd15", tiny=True)
-    names = [name for name in metadata.SMALL_FILES if name.endswith(".json") and (folder / name).is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json") if path.stat().st_size < 1 << 16)
     return (json.dumps({name: json.loads((folder / name).read_bytes()) for name in names}).encode(),)
 
 
