@@ -96,8 +96,7 @@ def manifest(data: bytes) -> None:
         merge(manifests.manifest(), found)
     ManifestView.of(found)
     files = tuple(
-        FileRef(path=one["path"], size=one["size"], digest=Digest("sha256", one["sha256"]))
-        for one in found["files"]
+        FileRef(path=one["path"], size=one["size"], digest=Digest("sha256", one["sha256"])) for one in found["files"]
     )
     state = RemoteState(repo_id="me/x", commit="c" * 40, files=files, manifest=found)
     for offer in offers.offers(state):
@@ -288,7 +287,9 @@ def _bundle() -> tuple[bytes, ...]:
 @cache
 def _source() -> tuple[bytes, ...]:
     folder = make_source(HERE / "source", "sd15", tiny=True)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json") if path.stat().st_size < 1 << 16)
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.json") if path.stat().st_size < 1 << 16
+    )
     return (json.dumps({name: json.loads((folder / name).read_bytes()) for name in names}).encode(),)
 
 
