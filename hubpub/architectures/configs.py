@@ -71,7 +71,7 @@ _UNET_USED = frozenset(
         "up_block_types",
     }
 )
-# use_linear_projection changes the shape of two weights from (o, i, 1, 1) to (o, i): the same bytes, the same graph.
+# use_linear_projection changes the shape of two weights from (o, i, 1, 1) to (o, i): the same bytes, the same program.
 _UNET_UNUSED = frozenset(
     {"addition_embed_type_num_heads", "dropout", "upcast_attention", "use_linear_projection"} | _TRAINING
 )
