@@ -97,19 +97,19 @@ class Store:
             return None
         except (OSError, ValueError) as error:
             raise Damaged(f"The store's entry {key[:12]} cannot be read.", hint="Run `hubpub cache verify`.") from error
-        try:
-            return Entry(
-                key=key,
-                kind=data["kind"],
-                label=data["label"],
-                payload=folder / _PAYLOAD,
-                files=tuple(FileRef.from_json(file) for file in data["files"]),
-                measurements=data["measurements"],
-                seconds=data["seconds"],
-                created=data["created"],
-            )
-        except (KeyError, TypeError, ValueError):  # of another version of hubpub
-            return None
+        return Entry(
+            key=key,
+            kind=data["kind"],
+            label=data["label"],
+            payload=folder / _PAYLOAD,
+            files=tuple(
+                FileRef(path=file["path"], size=file["size"], digest=Digest("sha256", file["sha256"]))
+                for file in data["files"]
+            ),
+            measurements=data["measurements"],
+            seconds=data["seconds"],
+            created=data["created"],
+        )
 
     def entries(self) -> Iterator[Entry]:
         """All finished steps, in no order."""
@@ -187,7 +187,7 @@ class Store:
                 "key": key,
                 "kind": kind,
                 "label": label,
-                "files": [file.to_json() for file in files],
+                "files": [{"path": file.path, "size": file.size, "sha256": file.digest.value} for file in files],
                 "measurements": dict(measurements),
                 "seconds": round(seconds, 3),
                 "created": round(time.time(), 3),
