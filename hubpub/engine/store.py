@@ -37,7 +37,6 @@ from hubpub.files.disk import writing
 
 _ENTRY = "entry.json"
 _PAYLOAD = "payload"
-_CHUNK = 1 << 22
 _SHARED = 1 << 20  # bytes from which on a file is worth being looked for
 
 

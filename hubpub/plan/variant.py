@@ -10,8 +10,6 @@ from hubpub.errors import UnknownVariant
 
 ATTENTIONS: Final = ("original", "split_einsum", "split_einsum_v2")
 FORMATS: Final = ("packages", "compiled")
-# What `--format` takes: a format of models, or the archive of the compiled ones.
-DELIVERIES: Final = ("packages", "compiled", "zip")
 BITS: Final = (16, 8, 6, 4, 2, 1)
 # Apple's names; the two of a line mean the same Core ML specification version.
 TARGETS: Final = ("macOS13", "iOS16", "macOS14", "iOS17", "macOS15", "iOS18")
@@ -48,16 +46,6 @@ class Variant:
     def zip_stem(self, repo_name: str) -> str:
         """Stem of the archive of the compiled models; also its one top folder. Apps build this name themselves."""
         return f"{repo_name}_{self.attention}_compiled"
-
-
-def parse(name: str) -> tuple[str, str]:
-    """`original/packages` → (attention, format); the inverse of `Variant.folder`."""
-    attention, slash, form = name.strip("/").partition("/")
-    if not slash:
-        raise UnknownVariant(
-            f"{name!r} names no variant.", hint="A variant is ATTENTION/FORMAT, for example original/packages."
-        )
-    return choose("attention", attention, ATTENTIONS), choose("format", form, FORMATS)
 
 
 def choose(what: str, value: str, allowed: tuple[str, ...]) -> str:
