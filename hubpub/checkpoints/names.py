@@ -49,7 +49,7 @@ def match_names(available: Iterable[str], wanted: Iterable[str]) -> dict[str, st
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How a checkpoint's tensors meet a network's: the network's name → the checkpoint's, and what is left over."""
+    """How a checkpoint's tensors match a network's: the network's name → the checkpoint's, and what is left over."""
 
     names: Mapping[str, str]
     ignored: tuple[str, ...]  # tensors of the checkpoint that the network does not use, and need not

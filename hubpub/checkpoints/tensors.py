@@ -1,4 +1,4 @@
-"""What is known of a tensor without reading it; and where a tensor lies in a weight file."""
+"""Shape, dtype and place of a tensor in a weight file."""
 
 from __future__ import annotations
 

@@ -164,11 +164,11 @@ class _Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def since_mark(self) -> list[Any]:
-        """Take what lies above the last mark, and the mark."""
+        """Pop the values above the last mark, and the mark."""
         return self.take(len(self.stack) - self.marks.pop())
 
     def take(self, count: int) -> list[Any]:
-        """Take the uppermost `count` values, the uppermost last."""
+        """Pop the top `count` values; the top one comes last."""
         if not 0 <= count <= len(self.stack):
             raise ValueError("an instruction wants more than there is")
         taken = self.stack[len(self.stack) - count :]
@@ -223,7 +223,7 @@ def _dict(machine: _Machine) -> None:
 
 
 def _build(machine: _Machine) -> None:
-    """State for an object: torch gives its OrderedDict a `_metadata`, which nobody needs here."""
+    """State for an object: torch gives its OrderedDict a `_metadata`, which is ignored."""
     machine.take(1)
     if not isinstance(machine.stack[-1], dict):
         raise _Refused("sets the state of something that is no dict")
@@ -253,7 +253,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
         raise ValueError("a tensor with sizes that are no sizes")
     if not isinstance(storage, _Storage) or len(shape) != len(strides) or len(shape) > 16:
-        raise ValueError("a tensor that is none")
+        raise ValueError("not a tensor")
     return _View(storage=storage, offset=offset, shape=tuple(shape), strides=tuple(strides))
 
 

@@ -192,7 +192,7 @@ def _widened(bfloat16: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def _map(path: Path) -> mmap.mmap:
-    """The file in memory, after the checks that tell what a failed download left there."""
+    """The mapped file, after checks that detect an incomplete download."""
     try:
         with path.open("rb") as file:
             start = file.read(512)

@@ -71,12 +71,12 @@ def main(arguments: Sequence[str]) -> int:
 def key(inputs: Inputs) -> int:
     """Outputs `key` and `restore-key` of the cache: machine, versions of tools, commits of sources, plan."""
     os.environ.update(environment(inputs))
-    status, told = hubpub(["plan", "--json", *settings(inputs), *source(inputs)])
+    status, output = hubpub(["plan", "--json", *settings(inputs), *source(inputs)])
     if status:
         return status
     from hubpub.verbs.ci import cache_keys
 
-    append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in cache_keys(json.loads(told)).items()))
+    append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in cache_keys(json.loads(output)).items()))
     return 0
 
 
@@ -148,8 +148,8 @@ def destination(inputs: Inputs) -> str | None:
     if inputs.to:
         return inputs.to
     words = ["--config", inputs.config] if inputs.config else []
-    status, told = hubpub(["config", "show", "--json", *words, *source(inputs)])
-    models = json.loads(told) if status == 0 else []
+    status, output = hubpub(["config", "show", "--json", *words, *source(inputs)])
+    models = json.loads(output) if status == 0 else []
     return models[0]["to"] if len(models) == 1 else None
 
 
@@ -157,13 +157,13 @@ def hubpub(words: Sequence[str], *, shown: bool = False) -> tuple[int, str]:
     """Call the program in this process: its exit status, and its stdout unless that is shown."""
     from hubpub.cli.app import app
 
-    told = StringIO()
+    output = StringIO()
     try:
-        with redirect_stdout(sys.stdout if shown else told):
+        with redirect_stdout(sys.stdout if shown else output):
             app(list(words), prog_name="hubpub")
     except SystemExit as end:
-        return (end.code if isinstance(end.code, int) else int(bool(end.code))), told.getvalue()
-    return 0, told.getvalue()
+        return (end.code if isinstance(end.code, int) else int(bool(end.code))), output.getvalue()
+    return 0, output.getvalue()
 
 
 def append(variable: str, text: str) -> None:

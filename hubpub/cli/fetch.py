@@ -208,7 +208,7 @@ def audit(
     else:
         for finding in audited.findings:
             typer.echo(f"{finding.severity:7}  {finding.path}: {finding.sentence}")
-        for path, told in audited.bundles.items():
-            typer.echo(f"bundle   {path}: {told}")
+        for path, compiler in audited.bundles.items():
+            typer.echo(f"bundle   {path}: {compiler}")
         typer.echo(f"{target}: {len(audited.variants)} variants, {len(audited.errors)} errors.")
     verb.raise_errors(audited)

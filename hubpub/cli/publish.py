@@ -218,8 +218,8 @@ def _conclude(attempts: Sequence[Attempt], *, json: bool, quiet: bool) -> None:
     """Show every receipt and error; the first error ends the command."""
     several = len(attempts) > 1
     if json and (several or attempts[0].error is None):
-        told = [attempt.to_json() for attempt in attempts]
-        shared.print_json(told if several else told[0])
+        documents = [attempt.to_json() for attempt in attempts]
+        shared.print_json(documents if several else documents[0])
     for attempt in attempts:
         if attempt.published is not None and not json:
             _show(attempt.published, quiet=quiet)

@@ -67,7 +67,7 @@ def init(
 
 
 class _Terminal:
-    """Asks whoever runs the command."""
+    """Prompts on the terminal."""
 
     def text(self, question: str, *, default: str | None) -> str:
         answer: str = typer.prompt(question, default=default, show_default=bool(default))

@@ -46,7 +46,7 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Remove finished steps, what killed runs left behind, and what was learnt of repos that nobody asks for.
+    """Remove finished steps, what killed runs left behind, and facts about repos that were not used lately.
 
     Example: hubpub cache prune --older-than 30 --yes
     """

@@ -1,4 +1,4 @@
-"""What people and programs see: progress and talk on stderr, data on stdout.
+"""What people and programs see: progress and messages on stderr, data on stdout.
 
 Four reporters: a live display for a terminal, sober lines for a log, nothing for
 `--quiet` and `--json`. The verbs call them; they decide nothing.
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """What the verbs tell of their work."""
+    """Receives the progress of verbs."""
 
     def line(self, text: str) -> None:
-        """A sentence about what goes on."""
+        """An informational message."""
 
     def warn(self, text: str) -> None:
-        """A sentence that somebody should read."""
+        """A warning."""
 
     def step_cached(self, step: Step, entry: Entry) -> None:
         """A step was done by an earlier run."""
@@ -51,13 +51,13 @@ class Reporter(Protocol):
 
 
 class Quiet:
-    """Says nothing but warnings."""
+    """Shows warnings only."""
 
     def line(self, text: str) -> None:
         """Nothing."""
 
     def warn(self, text: str) -> None:
-        """Warnings are always said."""
+        """Warnings are always shown."""
         print(f"Warning: {text}", file=sys.stderr)
 
     def to_do(self, steps: Sequence[Step]) -> None:
@@ -176,7 +176,7 @@ class Live(Quiet):
         )
 
     def _move(self) -> None:
-        """The bar of all steps stands where the steps do; with the last step it goes."""
+        """Update the bar of all steps; remove it after the last."""
         if self._overall is None:
             return
         if not self._left:

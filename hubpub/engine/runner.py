@@ -1,4 +1,4 @@
-"""The only loop: for each step of a plan, if the store has it not, run it.
+"""The only loop: runs each step of a plan that the store lacks.
 
 Steps whose inputs are there run side by side, as many as `jobs` allows and as their
 estimated memory fits into the budget. Of the heavy ones, which run torch on all cores,
@@ -42,7 +42,7 @@ class _Worker:
 
 @dataclass
 class _Run:
-    """What is going on: the loop's state, for one call of execute()."""
+    """The loop's state during one call of execute()."""
 
     store: Store
     sources: Mapping[str, Path]
@@ -60,7 +60,7 @@ def execute(
     memory: int,
     report: Reporter,
 ) -> dict[str, Entry]:
-    """Make every step that the store has not; returns key → entry.
+    """Run every step that the store lacks; returns key → entry.
 
     `sources` are the folders that FromSource inputs lie in; `jobs` the number of steps at
     once; `memory` the bytes that they may be estimated to need together (a step alone may
@@ -101,7 +101,7 @@ def cached(store: Store, step: Step) -> Entry | None:
 
 
 def locate(given: Input, *, store: Store, sources: Mapping[str, Path]) -> Path:
-    """Where an input lies on this disk."""
+    """The path of an input on this disk."""
     if isinstance(given, FromSource):
         return sources[given.source] / given.path
     entry = store.get(given.key)
@@ -144,7 +144,7 @@ def _start(run: _Run, step: Step, selector: selectors.BaseSelector) -> None:
 
 
 def _hear(run: _Run, worker: _Worker, selector: selectors.BaseSelector) -> None:
-    """Read what a worker has to say; an end without an answer is a death."""
+    """Read a worker's messages; a worker that ends during a step raises StepFailed."""
     assert worker.process.stdout is not None
     data = os.read(worker.process.stdout.fileno(), 1 << 20)
     if not data:

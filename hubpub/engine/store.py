@@ -1,4 +1,4 @@
-"""The store: finished steps as folders named by their keys. A step is there wholly or not at all.
+"""The store: finished steps as folders named by their keys. A step is stored completely or not at all.
 
     <root>/steps/<2 hex>/<key>/payload/…     what the step wrote, read-only
     <root>/steps/<2 hex>/<key>/entry.json    what it was, what it measured, sha256 of every file

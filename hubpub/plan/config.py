@@ -69,7 +69,7 @@ class Config(Model):
 
 
 class Fetch(_Checked, Fetching):
-    """What `hubpub fetch` brings, where its flags do not say."""
+    """What `hubpub fetch` downloads unless its flags say otherwise."""
 
 
 class File(_Checked, Running, Delivering, Making):
@@ -151,7 +151,7 @@ def _table(path: Path | None, folder: Path) -> dict[str, Any] | None:
 
 
 def _validate(kind: type[_Kind], values: Mapping[str, Any]) -> _Kind:
-    """pydantic's verdict, as one of our sentences."""
+    """pydantic's error as a ConfigError."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -92,17 +92,17 @@ class FetchCache:
             _write(path, facts)
 
     def fetched(self, folder: Path) -> Mapping[str, Any] | None:
-        """What `keep_fetched` was told of a folder."""
+        """The facts that `keep_fetched` stored about a folder."""
         return _read(self._folder(folder))
 
     def keep_fetched(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Remember which variant a folder holds."""
-        told = {**facts, "folder": str(folder.resolve())}
-        if _read(self._folder(folder)) != told:
-            _write(self._folder(folder), told)
+        entry = {**facts, "folder": str(folder.resolve())}
+        if _read(self._folder(folder)) != entry:
+            _write(self._folder(folder), entry)
 
     def prune(self, *, before: float) -> int:
-        """Forget the repos that nobody has asked for since `before` (a time), and folders that are gone; how many."""
+        """Remove the repos that were not used since `before` (a time), and folders that are gone; how many."""
         repos = [path for path in (self._root / "repos").glob("*") if path.stat().st_mtime <= before]
         for repo in repos:
             shutil.rmtree(repo, ignore_errors=True)

@@ -29,7 +29,7 @@ class _Stopped(Exception):
 
 
 class _Tally:
-    """Bytes that have arrived, told to `progress`; and whether to go on."""
+    """Counts arrived bytes for `progress`, and says whether to go on."""
 
     def __init__(self, total: int, done: int, label: str, progress: Callable[[int, int, str], None] | None) -> None:
         self._total, self._done, self._label, self._progress = total, done, label, progress
@@ -43,7 +43,7 @@ class _Tally:
         return max(0, self._total - self._done)
 
     def add(self, size: int) -> None:
-        """Hear of bytes that arrived (negative: that are thrown away)."""
+        """Count arrived bytes (negative: discarded)."""
         if self.stopped.is_set():
             raise _Stopped
         with self._lock:

@@ -43,7 +43,7 @@ def others(folder: Path, known: set[str]) -> tuple[str, ...]:
 
 
 def is_whole(folder: Path, known: Mapping[str, Any], digests: Digests) -> bool:
-    """Whether a folder holds exactly what was remembered of it."""
+    """Whether a folder holds exactly what fetch recorded."""
     for path, size, digest in known["files"]:
         if not FileRef(path=path, size=size, digest=Digest.parse(digest)).is_at(folder / path, digests):
             return False
@@ -51,7 +51,7 @@ def is_whole(folder: Path, known: Mapping[str, Any], digests: Digests) -> bool:
 
 
 def remove_stale(folder: Path, extra: Sequence[str]) -> tuple[str, ...]:
-    """Remove files that lie inside models: there they do harm. Whatever else is in the folder is not ours."""
+    """Remove files that lie inside models: there they do harm. Other files of the folder stay."""
     removed = [path for path in extra if "/" in path and path.partition("/")[0].endswith(_MODELS)]
     for path in removed:
         (folder / path).unlink()
@@ -80,7 +80,7 @@ def check_replaceable(folder: Path, *, force: bool) -> None:
 
 
 def check(folder: Path, known: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """Read every byte of a folder and compare it with what was remembered of it (`Remembered.fetched`)."""
+    """Read every byte of a folder and compare it with what fetch recorded (`FetchCache.fetched`)."""
     return _compare(folder, [tuple(file) for file in known["files"]])
 
 

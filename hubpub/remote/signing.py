@@ -46,14 +46,14 @@ class Signer:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Who must have signed; None: anybody."""
+    """The required signer; None accepts anybody."""
 
     identity: str | None = None
     issuer: str | None = None
 
 
 class _Anybody:
-    """A policy of sigstore's that lets any signer pass; whoever asks is told who it was."""
+    """A sigstore policy that accepts any signer; the result names the signer."""
 
     def verify(self, cert: Certificate) -> None:
         """Nothing."""
@@ -86,7 +86,7 @@ def sign(data: bytes) -> tuple[str, Signer]:
 
 
 def demanded(always: bool, identity: str | None, issuer: str | None) -> Wanted | None:
-    """Whose signature is demanded, None for nobody's; naming somebody demands theirs."""
+    """The required signer; None if no signature is required."""
     return Wanted(identity=identity, issuer=issuer) if always or identity or issuer else None
 
 
@@ -120,7 +120,7 @@ def _need_library() -> None:
 
 
 def _trust(*, offline: bool) -> ClientTrustConfig:
-    """Which services sign, and which keys are theirs."""
+    """The signing services and their keys."""
     from sigstore.models import ClientTrustConfig
 
     path = os.environ.get(TRUST)
@@ -144,7 +144,7 @@ def _identity(config: ClientTrustConfig) -> IdentityToken:
 
 
 def _ambient() -> str:
-    """An identity token that nobody has to be asked for."""
+    """An identity token from the environment (CI), without a prompt."""
     from sigstore.oidc import IdentityError, detect_credential
 
     try:
@@ -163,7 +163,7 @@ def _ambient() -> str:
 
 
 def _signer(certificate: Certificate) -> Signer:
-    """What a certificate of sigstore says of who it is for."""
+    """The signer that a sigstore certificate names."""
     from cryptography.x509 import ObjectIdentifier, SubjectAlternativeName
 
     names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
@@ -174,7 +174,7 @@ def _signer(certificate: Certificate) -> Signer:
 
 @contextmanager
 def _translated(kind: type[HubpubError], what: str, hint: str) -> Iterator[None]:
-    """sigstore's errors, and those of the libraries under it, as one of ours; no token is in their texts."""
+    """Converts errors of sigstore and of its libraries to a HubpubError; their texts hold no token."""
     import requests
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.x509 import ExtensionNotFound

@@ -36,7 +36,7 @@ class Audited:
 
     target: str
     variants: tuple[str, ...]
-    bundles: Mapping[str, str]  # path → who compiled it, and from which package, where that can be told
+    bundles: Mapping[str, str]  # path → who compiled it, and from which package, where that is known
     findings: tuple[Finding, ...]
 
     @property
@@ -142,7 +142,7 @@ def _bundles(offer: Offer, state: RemoteState, hub: Hub) -> dict[str, str]:
             digest = base64.b64encode(bytes.fromhex(model.sha256)).decode()
             sources.setdefault(digest, []).append(model.path.removesuffix(f"/{_MODEL}"))
     attention = offer.name.partition("/")[0]
-    told = {}
+    compilers = {}
     files = {file.path: file for file in offer.files}
     for name in sorted({path.partition("/")[0] for path in files if ".mlmodelc/" in path}):
         small = {
@@ -151,12 +151,14 @@ def _bundles(offer: Offer, state: RemoteState, hub: Hub) -> dict[str, str]:
         try:
             bundle: Bundle = read_bundle_files(small, name=name)
         except ModelError as error:
-            told[f"{offer.name}/{name}"] = f"cannot be read: {error.message}"
+            compilers[f"{offer.name}/{name}"] = f"cannot be read: {error.message}"
             continue
         # variants share packages: name the one beside the bundle, where there is one
         found = sorted(sources.get(bundle.model_hash, ()), key=lambda path: not path.startswith(f"{attention}/"))
-        told[f"{offer.name}/{name}"] = f"{bundle.compiler}, from {found[0] if found else 'no package of this repo'}"
-    return told
+        compilers[f"{offer.name}/{name}"] = (
+            f"{bundle.compiler}, from {found[0] if found else 'no package of this repo'}"
+        )
+    return compilers
 
 
 def _peek(file: OfferedFile, state: RemoteState, hub: Hub, length: int) -> bytes:

@@ -27,7 +27,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What became of one model: either `published` or `error`."""
+    """The result of one model: either `published` or `error`."""
 
     source: str
     repo_id: str | None
@@ -37,22 +37,22 @@ class Attempt:
 
     @property
     def label(self) -> str:
-        """What tells it from the others: one source may go to several repos."""
+        """Its name among the others: one source may go to several repos."""
         return f"{self.source} → {self.repo_id}" if self.repo_id else self.source
 
     def to_json(self) -> dict[str, Any]:
         """The receipt, or the error, for programs."""
-        told: dict[str, Any] = {"source": self.source, "repo_id": self.repo_id, "seconds": round(self.seconds, 3)}
+        document: dict[str, Any] = {"source": self.source, "repo_id": self.repo_id, "seconds": round(self.seconds, 3)}
         if self.published is not None:
-            told |= self.published.to_json()
+            document |= self.published.to_json()
         if self.error is not None:
-            told["error"] = {
+            document["error"] = {
                 "name": type(self.error).__name__,
                 "exit_status": self.error.exit_status,
                 "message": self.error.message,
                 "hint": self.error.hint,
             }
-        return told
+        return document
 
 
 def publish_all(

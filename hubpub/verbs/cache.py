@@ -63,7 +63,7 @@ def steps(session: Session, *, before: float = math.inf) -> Steps:
 
 
 def prune(session: Session, *, days: int = 0, agree: Callable[[Steps], bool] | None = None) -> Pruned | None:
-    """Remove steps older than `days`, what killed runs left, and what was learnt of repos that nobody asks for.
+    """Remove steps older than `days`, what killed runs left, and facts about repos that were not used lately.
 
     None where `agree`, which is called before any step is removed, does not.
     """

@@ -31,15 +31,15 @@ def write(attempts: Sequence[Attempt], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         manifests = [_write_manifest(attempt, folder) for attempt in attempts]
         _write(folder / "summary.md", markdown(attempts))
-        told = [attempt.to_json() for attempt in attempts]
-        _write(folder / "result.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        documents = [attempt.to_json() for attempt in attempts]
+        _write(folder / "result.json", json.dumps(documents, indent=1, ensure_ascii=False) + "\n")
         paths = {"summary": str((folder / "summary.md").resolve()), "result": str((folder / "result.json").resolve())}
         values = {**(outputs(attempts[0], manifests[0]) if len(attempts) == 1 else {}), **paths}
         _write(folder / "outputs.txt", "".join(f"{key}={value}\n" for key, value in values.items()))
 
 
 def outputs(attempt: Attempt, manifest: Path | None) -> dict[str, str]:
-    """What later steps of a CI job want to know of one model; each value is one line, "" where there is none."""
+    """What later steps of a CI job read about one model; each value is one line, "" if there is none."""
     if attempt.published is None:
         return {"repo": _line(attempt.repo_id), "error": type(attempt.error).__name__}
     receipt = attempt.published.receipt
@@ -110,7 +110,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _line(value: object) -> str:
-    """A value on one line, whatever a server says: a second line would be another KEY=VALUE."""
+    """A value on one line: a line break from a server would start another KEY=VALUE."""
     return "" if value is None else " ".join(str(value).split())
 
 

@@ -112,7 +112,7 @@ def write(outcome: Outcome, out: Path, session: Session) -> Receipt:
 
 
 def _open_weights(missing: Iterable[Step], folders: Mapping[str, Path]) -> None:
-    """Look into every weight file that will be read: what is damaged or unsafe is found before minutes of work."""
+    """Open every weight file that will be read: damaged and unsafe files are found before the work."""
     for step in missing:
         source = step.inputs.get("source")
         if isinstance(step, Weights) and isinstance(source, FromSource):

@@ -141,11 +141,11 @@ def compiler() -> Check:
 
 def memory() -> Check:
     """Memory that is free now."""
-    told = psutil.virtual_memory()
-    found = f"{human(told.available)} of {human(told.total)} free"
-    if told.total < _LEAST_MEMORY:
+    usage = psutil.virtual_memory()
+    found = f"{human(usage.available)} of {human(usage.total)} free"
+    if usage.total < _LEAST_MEMORY:
         return Check(name="memory", state="broken", found=found, to_do=f"hubpub needs {human(_LEAST_MEMORY)}.")
-    if told.available < _MEMORY:
+    if usage.available < _MEMORY:
         to_do = "Use --verify weights for full-size models: the numeric gate runs the UNet."
         return Check(name="memory", state="note", found=found, to_do=to_do)
     return Check(name="memory", state="ok", found=found)
@@ -209,18 +209,18 @@ def account(hub: Hub) -> Check:
         to_do = "To publish, log in with `hf auth login`, or set HF_TOKEN. Fetching public models needs none."
         return Check(name="token", state="note", found="none", to_do=to_do)
     try:
-        told = hub.whoami()
+        user = hub.whoami()
     except HubpubError as error:
         return Check(name="token", state="broken", found=error.message, to_do=error.hint)
-    owners = ", ".join((told.name, *told.orgs))
-    named = f" {told.token_name!r}" if told.token_name else ""
-    if told.can_write is False:
+    owners = ", ".join((user.name, *user.orgs))
+    named = f" {user.token_name!r}" if user.token_name else ""
+    if user.can_write is False:
         to_do = "To publish, make a token that may write in the Hub's settings."
-        return Check(name="token", state="note", found=f"token{named} of {told.name} may only read", to_do=to_do)
-    if told.can_write is None:
+        return Check(name="token", state="note", found=f"token{named} of {user.name} may only read", to_do=to_do)
+    if user.can_write is None:
         to_do = "The Hub does not say what the token may: `hubpub publish --dry-run` works, publishing may be refused."
-        return Check(name="token", state="note", found=f"token{named} of {told.name}", to_do=to_do)
-    return Check(name="token", state="ok", found=f"token{named} may write to {told.only or f'repos of {owners}'}")
+        return Check(name="token", state="note", found=f"token{named} of {user.name}", to_do=to_do)
+    return Check(name="token", state="ok", found=f"token{named} may write to {user.only or f'repos of {owners}'}")
 
 
 def _version(name: str) -> str:

@@ -25,7 +25,7 @@ _WIDTH = 6  # bits, the default of hubpub.toml
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What init was told: the source, where it goes (None: left to `publish`), and the licence where it names none."""
+    """Answers to init: the source, the repo (None: `publish` decides), a licence for a source without one."""
 
     source: str
     to: str | None = None
@@ -48,7 +48,7 @@ class Written:
 
 
 class Ask(Protocol):
-    """Who answers what was not given."""
+    """Answers questions for settings that were not given."""
 
     def text(self, question: str, *, default: str | None) -> str:
         """An answer in words; `default` None demands one."""

@@ -132,11 +132,11 @@ def raise_low(measured: Iterable[Measured]) -> None:
     low = [one for one in measured if not one.passed]
     if low:
         worst = min(low, key=lambda one: -math.inf if math.isnan(one.psnr) else one.psnr - (one.floor or 0))
-        told = "gives NaN or infinity" if math.isnan(worst.psnr) else f"is {worst.psnr:.1f} dB from {worst.against}"
+        result = "gives NaN or infinity" if math.isnan(worst.psnr) else f"is {worst.psnr:.1f} dB from {worst.against}"
         floor = "" if worst.floor is None else f"; the floor is {worst.floor:g} dB"
         more = f" (and {len(low) - 1} more)" if len(low) > 1 else ""
         raise ParityTooLow(
-            f"{worst.packages[0]} {told}{floor}{more}.",
+            f"{worst.packages[0]} {result}{floor}{more}.",
             hint="Is it made from this source, at this revision? A floor can be lowered with --floor COMPONENT=DB.",
             measured=None if math.isnan(worst.psnr) else worst.psnr,
             floor=worst.floor,
@@ -211,7 +211,7 @@ def _references(source: str, session: Session) -> tuple[Prepared, dict[str, Refe
 
 
 def _packages(folder: Path) -> Iterator[_Package]:
-    """The different packages in a folder; variants share those that do not hear the attention."""
+    """The different packages in a folder; variants share those that do not depend on the attention."""
     same: dict[tuple[str, ...], list[Path]] = {}
     for path in sorted(folder.rglob("*.mlpackage")):
         digests = (sha256(file) for file in sorted(path.rglob("*")) if file.is_file() and file.name != "Manifest.json")

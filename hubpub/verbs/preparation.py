@@ -88,7 +88,7 @@ def look(config: Config, session: Session) -> tuple[sources.Source, Opened, Fact
 
 
 def preflight(prepared: Prepared, session: Session, *, out: Path | None = None) -> None:
-    """Everything that this machine lacks for the plan, all at once, before any work."""
+    """Raise PreflightError with everything that this machine lacks for the plan."""
     missing = prepared.missing(session.store)
     problems = [*_tools(missing), *_space(missing, session, out), *_memory(missing)]
     if prepared.config.compiler == "apple" and any(isinstance(step, Compile) for step in missing):

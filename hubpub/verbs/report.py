@@ -79,7 +79,7 @@ def _open(target: str, session: Session, revision: str | None) -> tuple[Mapping[
 
 
 def manifest_of(folder: Path) -> Mapping[str, Any]:
-    """The manifest of a folder that `convert` wrote. Raises ConfigError where there is none."""
+    """The manifest of a folder that `convert` wrote. Raises ConfigError if the folder has none."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(

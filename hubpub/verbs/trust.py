@@ -1,4 +1,4 @@
-"""A repo's manifest as somebody signed it: brought, verified and cache. fetch and verify ask for it."""
+"""A repo's manifest as somebody signed it: downloaded, verified and cached. Used by fetch and verify."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class Verified:
     def summary(self) -> str:
         """One line for people."""
         state = f"{len(self.findings)} findings" if self.findings else "all as published"
-        told = f"{self.target}: {self.files} files, {human(self.size)}, compared with {self.against}: {state}"
-        return f"{told}; signed by {self.signer}" if self.signer else told
+        line = f"{self.target}: {self.files} files, {human(self.size)}, compared with {self.against}: {state}"
+        return f"{line}; signed by {self.signer}" if self.signer else line
 
     def to_json(self) -> dict[str, Any]:
         """The same for programs."""

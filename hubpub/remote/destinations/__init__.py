@@ -29,7 +29,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What became of a release.
+    """The result of a delivery.
 
     `operations` counts lines by action (`new`, `changed`, `same`, `removed`) and, of those,
     `copied` (bytes that the repo had under another path). `planned_bytes` is the new

@@ -104,7 +104,7 @@ class FolderDestination:
                     yield FileRef(path=relative, size=status.st_size, digest=Digest("sha256", digest))
 
     def _check(self, todo: Sequence[Operation], total: int) -> None:
-        """All that can be known to fail, before anything is written."""
+        """Checks that need no write."""
         self._folder.mkdir(parents=True, exist_ok=True)
         check_space(self._folder, total, what="The release")
         for operation in todo:

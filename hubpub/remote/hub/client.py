@@ -46,7 +46,7 @@ class Hub:
     """One endpoint (None: HF_ENDPOINT, else huggingface.co) with one token.
 
     None is the token of Trusted Publishing where HF_OIDC_RESOURCE is set, else the one the user logged in with;
-    `anonymous` is none at all.
+    `anonymous` sends no token.
     """
 
     def __init__(self, endpoint: str | None = None, token: str | None = None, *, anonymous: bool = False) -> None:
@@ -77,7 +77,7 @@ class Hub:
 
     @contextmanager
     def asking(self, side: Side, repo_id: str, doing: str = "") -> Iterator[None]:
-        """Run client calls whose errors leave as ours."""
+        """Run client calls; their errors become HubpubErrors."""
         with translated(side, repo_id=repo_id, endpoint=self.endpoint, token=self.token, doing=doing):
             yield
 
@@ -174,7 +174,7 @@ class Hub:
     ) -> None:
         """Bring a file of `size` bytes to `partial`, going on where that ends; the caller checks the digest.
 
-        `got` hears of every block that arrives (negative: thrown away again). Raises FetchError or DigestMismatch.
+        `got` receives the size of every block that arrives (negative: discarded). Raises FetchError or DigestMismatch.
         """
         with self.asking("fetch", repo_id, f"downloading {path}"):
             url = str(hf_hub_url(repo_id, path, revision=commit, endpoint=self.endpoint))
@@ -194,7 +194,7 @@ class Hub:
             return session.patiently(lambda: self._read(repo_id, commit, path, length))[:length]
 
     def card_data(self, repo_id: str, commit: str | None = None, *, side: Side = "source") -> dict[str, Any]:
-        """The front matter of a repo's card; empty where there is none or it is not YAML."""
+        """The front matter of a repo's card; empty if there is none or it is not YAML."""
         state = self.state(repo_id, commit, side=side)
         assert state is not None
         if all(file.path != CARD for file in state.files):
@@ -210,11 +210,11 @@ class Hub:
         front_matter(text)
         with self.asking("write", "the Hub", "validating the card"):
             response = session.patiently(lambda: self._validate(text))
-            told = response.json() if response.content else {}
-            errors = [str(error.get("message")) for error in told.get("errors", ())]
+            answer = response.json() if response.content else {}
+            errors = [str(error.get("message")) for error in answer.get("errors", ())]
             if response.status_code != 400 and not errors:
                 hf_raise_for_status(response)
-            warnings = tuple(str(warning.get("message")) for warning in told.get("warnings", ()))
+            warnings = tuple(str(warning.get("message")) for warning in answer.get("warnings", ()))
         if errors or response.status_code == 400:
             raise CardInvalid(
                 f"The Hub refuses the card's front matter: {'; '.join(errors) or response.text[:200]}",
@@ -279,14 +279,14 @@ def _listed(entry: Any) -> FileRef:
     size, sha256 = (entry.lfs.size, entry.lfs.sha256) if entry.lfs else (entry.size, None)
     texts = (entry.path, entry.blob_id, *(() if sha256 is None else (sha256,)))
     if not all(isinstance(text, str) for text in texts) or not isinstance(size, int) or size < 0:
-        raise ValueError(f"the list of files has an entry that is none: {str(entry)[:100]}")
+        raise ValueError(f"the list of files has an invalid entry: {str(entry)[:100]}")
     digest = Digest("git", entry.blob_id) if sha256 is None else Digest("sha256", sha256)
     return FileRef(path=entry.path, size=size, digest=digest)
 
 
-def _account(told: Mapping[str, Any]) -> Account:
+def _account(answer: Mapping[str, Any]) -> Account:
     """An account from the answer of whoami-v2."""
-    access = (told.get("auth") or {}).get("accessToken") or {}
+    access = (answer.get("auth") or {}).get("accessToken") or {}
     role = access.get("role")
     can_write: bool | None = {"write": True, "read": False, "admin": True}.get(str(role))
     if role == "fineGrained":
@@ -294,12 +294,12 @@ def _account(told: Mapping[str, Any]) -> Account:
         permissions = {name for scope in granted.get("scoped", ()) for name in scope.get("permissions", ())}
         permissions |= set(granted.get("global", ()))
         can_write = True if "repo.write" in permissions else None
-    name = told.get("name")
+    name = answer.get("name")
     if not isinstance(name, str):
         raise CannotWrite("The Hub does not say who the token belongs to.", hint="Log in with `hf auth login`.")
     return Account(
         name=name,
-        orgs=tuple(str(org["name"]) for org in told.get("orgs", ()) if org.get("name")),
+        orgs=tuple(str(org["name"]) for org in answer.get("orgs", ()) if org.get("name")),
         can_write=can_write,
         token_name=access.get("displayName"),
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def resume(hub: Hub, url: str, partial: Path, size: int, got: Callable[[int], None]) -> None:
-    """Bring a file to `partial`, going on where it ends; `got` hears of every block (negative: thrown away again).
+    """Bring a file to `partial`, going on where it ends; `got` receives the size of every block (negative: discarded).
 
     Gives up when no byte arrives for session.PATIENCE seconds. Raises DigestMismatch when
     the server offers another number of bytes; the caller checks the digest.

@@ -36,12 +36,12 @@ class Meter:
         return self._http + self._finished_sent + self._sent_bytes
 
     def count(self, size: int) -> None:
-        """Hear of bytes of an HTTP body."""
+        """Count bytes of an HTTP body."""
         self._http += size
         self._tell()
 
     def xet(self, report: Any) -> None:
-        """Hear of the state of one upload through xet (a GroupProgressReport)."""
+        """Take the state of one xet upload (a GroupProgressReport)."""
         self._file_bytes = int(report.total_bytes_completed)
         self._sent_bytes = int(report.total_transfer_bytes_completed)
         self._tell()
@@ -68,7 +68,7 @@ def metering(progress: Progress | None, total: int, label: str) -> Iterator[Mete
     meter = Meter(progress, total, label)
 
     class Reporter:
-        """Stands where the client's bars do."""
+        """Replaces the client's progress bars."""
 
         def update_progress(self, report: Any, _items: Any) -> None:
             meter.xet(report)
@@ -90,7 +90,7 @@ def metering(progress: Progress | None, total: int, label: str) -> Iterator[Mete
 
 @contextmanager
 def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
-    """Let a module's name mean something else for a while."""
+    """Replace an attribute of a module inside the block."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:

@@ -52,7 +52,7 @@ class Target:
     tag: str | None = None
 
     def current(self, hub: Hub) -> RemoteState:
-        """What is there now: the open pull request of an earlier run, the branch, or main."""
+        """The present state: the open pull request of an earlier run, the branch, or main."""
         main = hub.state(self.repo_id, side="write", missing_ok=True)
         if main is None:
             return RemoteState(repo_id=self.repo_id, commit=None, files=())

@@ -70,7 +70,7 @@ class TooBusy(Exception):
 
 
 def install() -> None:
-    """Give the Hub client our time limits, bound hf_xet's memory and silence progress bars; once per process.
+    """Give the Hub client hubpub's time limits, bound hf_xet's memory and silence progress bars; once per process.
 
     What the user has set of hf_xet's variables stays as it is.
     """
@@ -231,7 +231,7 @@ def _scrub_record(record: logging.LogRecord) -> bool:
 
 
 class _Counted(httpx2.SyncByteStream):
-    """A request's body that tells how much of it was read."""
+    """A request's body that counts the bytes read from it."""
 
     def __init__(self, stream: httpx2.SyncByteStream) -> None:
         self._stream = stream

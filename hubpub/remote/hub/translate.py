@@ -1,4 +1,4 @@
-"""The Hub's errors → ours, once: what went wrong in a sentence, and what to do next."""
+"""The Hub client's errors → HubpubErrors: what went wrong in a sentence, and what to do next."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _MALFORMED: Final = (TypeError, KeyError, AttributeError, IndexError, RecursionE
 
 @contextmanager
 def translated(side: Side, *, repo_id: str, endpoint: str, token: str | None = None, doing: str = "") -> Iterator[None]:
-    """Run calls of the Hub client; what they raise leaves as one of our errors, without anything secret.
+    """Run calls of the Hub client; their errors become HubpubErrors without secrets.
 
     The original is not shown as the cause, since its text may hold the token; its scrubbed
     text is a note of the new error.
@@ -105,7 +105,7 @@ def trusting(resource: str | None, *, endpoint: str) -> Iterator[None]:
 
 
 def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, doing: str = "") -> HubpubError:
-    """One of our errors for one of the client's."""
+    """The HubpubError for an error of the client."""
     if type(error) is RuntimeError and isinstance(error.__cause__, CLIENT_ERRORS):
         error = error.__cause__  # the client wraps the failure of each LFS file
     if isinstance(error, HfHubHTTPError):
@@ -141,7 +141,7 @@ def explain(error: BaseException, side: Side, *, repo_id: str, endpoint: str, do
 
 
 def _senseless(error: Exception, side: Side, *, endpoint: str, doing: str) -> HubpubError:
-    """One of our errors for what the client stumbles over."""
+    """The HubpubError for an answer that the client cannot read."""
     return _FAILED[side](
         f"{endpoint} gave an answer that makes no sense{_in(doing)} ({type(error).__name__}: {_short(error)}).",
         hint="Is it the address of a Hub? Run again; if it stays, report what --debug shows.",
@@ -149,7 +149,7 @@ def _senseless(error: Exception, side: Side, *, endpoint: str, doing: str) -> Hu
 
 
 def _disk(error: OSError, doing: str) -> HubpubError:
-    """One of our errors for one of this machine's own."""
+    """The HubpubError for an error of the disk."""
     if is_full(error):
         return NoSpace(f"The disk is full{_in(doing)}.", hint="Free some space and run again.")
     return CannotWrite(
@@ -159,7 +159,7 @@ def _disk(error: OSError, doing: str) -> HubpubError:
 
 
 def _xet(error: ConnectionError, *, repo_id: str, endpoint: str) -> HubpubError | None:
-    """One of our errors for an answer that hf_xet tells in words, if it does."""
+    """The HubpubError for an answer that hf_xet reports as text; None for other texts."""
     text = str(error)
     found = _XET_STATUS.search(text)
     if found is None:
@@ -177,7 +177,7 @@ def _xet(error: ConnectionError, *, repo_id: str, endpoint: str) -> HubpubError 
 
 
 def _answered(error: HfHubHTTPError, side: Side, *, repo_id: str, endpoint: str, doing: str) -> HubpubError:
-    """One of our errors for an answer that is one."""
+    """The HubpubError for an HTTP error."""
     match error:
         case GatedRepoError():
             return AccessDenied(
