@@ -104,10 +104,8 @@ def command(outcome: Outcome) -> str:
 
 def _flag(name: str, value: Any) -> list[str]:
     flag = f"--{declared(Naming, Making)[name].flag}"
-    if name == "safety_checker":
-        return ["--no-safety-checker"]
     if isinstance(value, bool):
-        return [flag]
+        return [flag if value else flag.replace("--", "--no-", 1)]
     if isinstance(value, list):
         return [word for item in value for word in (flag, str(item))]
     if isinstance(value, dict):
