@@ -126,7 +126,7 @@ def convert(
     with Session.open(endpoint=endpoint, token=token, quiet=json or quiet, **how) as session:
         outcome = convert_config(model(source, config, given), out=out, session=session)
     if json:
-        shared.print_json({"path": str(out), "files": len(outcome.artifacts), "bytes": outcome.size})
+        shared.print_json(outcome.to_json())
     else:
         typer.echo(str(out))
 

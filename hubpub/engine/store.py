@@ -101,10 +101,7 @@ class Store:
             kind=data["kind"],
             label=data["label"],
             payload=folder / _PAYLOAD,
-            files=tuple(
-                FileRef(path=file["path"], size=file["size"], digest=Digest("sha256", file["sha256"]))
-                for file in data["files"]
-            ),
+            files=tuple(FileRef.from_entry(file) for file in data["files"]),
             measurements=data["measurements"],
             seconds=data["seconds"],
             created=data["created"],
@@ -186,7 +183,7 @@ class Store:
                 "key": key,
                 "kind": kind,
                 "label": label,
-                "files": [{"path": file.path, "size": file.size, "sha256": file.digest.value} for file in files],
+                "files": [file.to_entry() for file in files],
                 "measurements": dict(measurements),
                 "seconds": round(seconds, 3),
                 "created": round(time.time(), 3),

@@ -35,17 +35,27 @@ class Digest:
     def __str__(self) -> str:
         return f"{self.kind}:{self.value}"
 
+    @classmethod
+    def of_file(cls, path: Path, digests: Digests | None = None) -> Digest:
+        """The sha256 of a file; `digests` spares reading an unchanged one."""
+        return cls("sha256", digests.of(path) if digests is not None else sha256(path))
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Digest:
+        """The sha256 of `data`."""
+        return cls("sha256", hashlib.sha256(data).hexdigest())
+
     def is_of(self, path: Path, digests: Digests | None = None) -> bool:
         """Whether a file has this content; `digests` spares reading an unchanged one for its sha256."""
         if self.kind == "git":
             return git_blob_id(path) == self.value
-        return (digests.of(path) if digests is not None else sha256(path)) == self.value
+        return self.of_file(path, digests) == self
 
     def is_of_bytes(self, data: bytes) -> bool:
         """Whether this is the digest of `data`."""
         if self.kind == "git":
             return hashlib.sha1(_blob_header(len(data)) + data, usedforsecurity=False).hexdigest() == self.value
-        return hashlib.sha256(data).hexdigest() == self.value
+        return self.of_bytes(data) == self
 
     def contradicts(self, other: Digest) -> bool:
         """Whether the two cannot be of one content; digests of different kinds do not say."""
@@ -70,6 +80,19 @@ class FileRef:
         if place.is_symlink() or not place.is_file() or place.stat().st_size != self.size:
             return False
         return self.digest.is_of(place, digests)
+
+    def contradicts(self, other: FileRef) -> bool:
+        """Whether the two cannot have one content, whatever their paths are."""
+        return self.size != other.size or self.digest.contradicts(other.digest)
+
+    def to_entry(self) -> dict[str, Any]:
+        """The file in a manifest, and in an entry of the store: `path`, `size`, `sha256`."""
+        return {"path": self.path, "size": self.size, "sha256": self.sha256}
+
+    @staticmethod
+    def from_entry(entry: Mapping[str, Any]) -> FileRef:
+        """The inverse of to_entry."""
+        return FileRef(path=entry["path"], size=entry["size"], digest=Digest("sha256", entry["sha256"]))
 
     def to_json(self) -> dict[str, Any]:
         return {"path": self.path, "size": self.size, "digest": str(self.digest)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hubpub import __version__
@@ -32,11 +33,16 @@ class Outcome:
     entries: Mapping[str, Entry]  # step key → what the store holds
     made: frozenset[str] = frozenset()  # keys of the steps that this run made itself
     run: Mapping[str, Any] = field(default_factory=dict)  # what changes by itself: time, CI run
+    folder: Path | None = None  # that the tree was written into
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(artifact.size for artifact in self.artifacts)
+
+    def to_json(self) -> dict[str, Any]:
+        """The folder, and how much is in it, for programs."""
+        return {"path": str(self.folder), "files": len(self.artifacts), "bytes": self.size}
 
 
 def manifest(outcome: Outcome) -> dict[str, Any]:
@@ -69,10 +75,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
         "scaling_factor": facts.scaling_factor,
         "card": _card(outcome),
         "variants": _variants(outcome.artifacts),
-        "files": [
-            {"path": artifact.path, "size": artifact.size, "sha256": artifact.sha256}
-            for artifact in sorted(outcome.artifacts, key=lambda artifact: artifact.path)
-        ],
+        "files": [artifact.to_entry() for artifact in sorted(outcome.artifacts, key=lambda artifact: artifact.path)],
         "components": {planned.name: _component(planned, outcome) for planned in plan.components},
         "pictures": _pictures(outcome),
         "command": command(outcome),

@@ -197,13 +197,11 @@ def claimed(remote: RemoteState) -> set[str]:
     """Paths of the repo's files in hubpub's folders whose size and digest match the repo's manifest."""
     paths = set()
     manifest = remote.manifest or {"files": (), "variants": {}}
-    claims = {file["path"]: file for file in manifest["files"]}
+    claims = {file["path"]: FileRef.from_entry(file) for file in manifest["files"]}
     for file in remote.files:
         claim, variant = claims.get(file.path), variant_of(file.path)
         in_hubpub_folder = variant in manifest["variants"] or file.path.startswith(f"{IMAGES}/")
-        if claim is None or not in_hubpub_folder:
-            continue
-        if file.size == claim["size"] and file.sha256 in (None, claim["sha256"]):
+        if claim is not None and in_hubpub_folder and not file.contradicts(claim):
             paths.add(file.path)
     return paths
 
@@ -218,6 +216,6 @@ def _without_run_change(operations: list[Operation], release: Release, remote: R
 
 def is_same(artifact: Artifact, listed: FileRef) -> bool:
     """Whether a repo's file has the artifact's bytes, by the digest in the repo's listing."""
-    if listed.size != artifact.size:
+    if listed.contradicts(artifact):
         return False
-    return listed.digest == artifact.digest or (listed.sha256 is None and listed.digest.is_of(artifact.source))
+    return listed.digest == artifact.digest or listed.digest.is_of(artifact.source)

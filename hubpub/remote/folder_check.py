@@ -44,10 +44,10 @@ def others(folder: Path, known: set[str]) -> tuple[str, ...]:
 
 def is_whole(folder: Path, known: Mapping[str, Any], digests: Digests) -> bool:
     """Whether a folder holds exactly what fetch recorded."""
-    for path, size, digest in known["files"]:
-        if not FileRef(path=path, size=size, digest=Digest.parse(digest)).is_at(folder / path, digests):
-            return False
-    return not others(folder, {path for path, _, _ in known["files"]})
+    files = _recorded(known)
+    if not all(file.is_at(folder / file.path, digests) for file in files):
+        return False
+    return not others(folder, {file.path for file in files})
 
 
 def remove_stale(folder: Path, extra: Sequence[str]) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def check_replaceable(folder: Path, *, force: bool) -> None:
 
 def check(folder: Path, known: Mapping[str, Any]) -> tuple[Finding, ...]:
     """Read every byte of a folder and compare it with what fetch recorded (`FetchCache.fetched`)."""
-    return _compare(folder, [tuple(file) for file in known["files"]])
+    return _compare(folder, _recorded(known))
 
 
 def check_release(folder: Path) -> tuple[Finding, ...] | None:
@@ -96,7 +96,7 @@ def check_release(folder: Path) -> tuple[Finding, ...] | None:
         check_all(file["path"] for file in manifest["files"])
     except UnsafeArchive as error:
         return (Finding(path=MANIFEST, problem=f"is not safe to use: {error.message}"),)
-    listed = [(file["path"], file["size"], f"sha256:{file['sha256']}") for file in manifest["files"]]
+    listed = [FileRef.from_entry(file) for file in manifest["files"]]
     folders = {f"{name}/" for name in manifest["variants"]}
     found = _compare(folder, listed)
     # beside the variants' folders lies what is not ours
@@ -110,19 +110,24 @@ def check_release(folder: Path) -> tuple[Finding, ...] | None:
 _FOREIGN: Final = "does not belong to it"
 
 
-def _compare(folder: Path, listed: Sequence[tuple[str, int, str]]) -> tuple[Finding, ...]:
+def _recorded(known: Mapping[str, Any]) -> list[FileRef]:
+    """The files that fetch recorded, each as `[path, size, digest]`."""
+    return [FileRef(path=path, size=size, digest=Digest.parse(digest)) for path, size, digest in known["files"]]
+
+
+def _compare(folder: Path, listed: Sequence[FileRef]) -> tuple[Finding, ...]:
     findings = []
-    for path, size, digest in listed:
-        problem = _problem(folder / path, size, digest)
+    for file in listed:
+        problem = _problem(folder / file.path, file)
         if problem is not None:
-            findings.append(Finding(path=path, problem=problem))
-    extra = others(folder, {path for path, _, _ in listed})
+            findings.append(Finding(path=file.path, problem=problem))
+    extra = others(folder, {file.path for file in listed})
     return (*findings, *(Finding(path=path, problem=_FOREIGN) for path in extra))
 
 
-def _problem(path: Path, size: int, digest: str) -> str | None:
+def _problem(path: Path, file: FileRef) -> str | None:
     if path.is_symlink() or not path.is_file():
         return "is missing"
-    if path.stat().st_size != size:
-        return f"has {path.stat().st_size} bytes instead of {size}"
-    return None if Digest.parse(digest).is_of(path) else "has other bytes"
+    if path.stat().st_size != file.size:
+        return f"has {path.stat().st_size} bytes instead of {file.size}"
+    return None if file.digest.is_of(path) else "has other bytes"

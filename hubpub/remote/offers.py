@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from hubpub.errors import DigestMismatch, NoSuchVariant
-from hubpub.files.digest import Digest, FileRef
+from hubpub.files.digest import FileRef
 from hubpub.files.paths import check_all
 from hubpub.release.release import RemoteState, variant_of
 
@@ -105,7 +105,7 @@ def _check_listing(state: RemoteState, offer: Offer) -> None:
                 f"hubpub.json of {state.repo_id} lists {file.path_in_repo}, and the repo does not have it.",
                 hint="Choose another --revision, or tell the repo's owner to publish again.",
             )
-        if found.size != file.size or found.digest.contradicts(file.digest):
+        if found.contradicts(file):
             raise DigestMismatch(
                 f"{file.path_in_repo} of {state.repo_id} is not the file that hubpub.json lists.",
                 hint="Choose another --revision, or tell the repo's owner to publish again.",
@@ -116,14 +116,12 @@ def _from_manifest(state: RemoteState) -> list[Offer]:
     if state.manifest is None:
         return []
     groups: dict[str, list[OfferedFile]] = {}
-    for file in state.manifest["files"]:
-        path = file["path"]
-        name = variant_of(path)
+    for entry in state.manifest["files"]:
+        file = FileRef.from_entry(entry)
+        name = variant_of(file.path)
         if name is not None and name in state.manifest["variants"]:
-            inside = path if name.endswith("/zip") else path[len(name) + 1 :]
-            groups.setdefault(name, []).append(
-                OfferedFile(path_in_repo=path, path=inside, size=file["size"], digest=Digest("sha256", file["sha256"]))
-            )
+            inside = file.path if name.endswith("/zip") else file.path[len(name) + 1 :]
+            groups.setdefault(name, []).append(_offered(file, inside))
     return [_offer(name, name.rpartition("/")[2], files, "manifest") for name, files in groups.items()]
 
 

@@ -83,7 +83,7 @@ class FolderSource:
         self._digests.read(here for here in places.values() if here.is_file())
         for path, here in places.items():
             try:
-                digest = Digest("sha256", self._digests.of(here))
+                digest = Digest.of_file(here, self._digests)
                 files.append(FileRef(path=path, size=here.stat().st_size, digest=digest))
             except OSError as error:
                 raise SourceNotFound(f"{here} cannot be read: {error.strerror}.") from error

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from hubpub.checkpoints import open_checkpoint
 from hubpub.engine.runner import execute
 from hubpub.engine.store import Entry
 from hubpub.files.digest import Digest
-from hubpub.files.digests import sha256
 from hubpub.plan.config import Config, effective
 from hubpub.plan.names import Artifact
 from hubpub.plan.plan import Plan
 from hubpub.release.card import render
 from hubpub.release.outcome import Outcome, manifest
 from hubpub.release.release import Release, merge
-from hubpub.remote.destinations import Means, Receipt, open_destination, send
+from hubpub.remote.destinations import Destination, Means, Receipt, open_destination, send
 from hubpub.steps import FromSource, FromStep, Step, Weights
 from hubpub.verbs.preparation import Prepared, flags, preflight, prepare
 from hubpub.verbs.session import Session, using
@@ -59,15 +58,18 @@ def convert(
 
 def convert_config(config: Config, *, out: Path | None, session: Session) -> Outcome:
     """As `convert`, of one model's settings."""
-    outcome = make(prepare(config, session, owner=None), session, out=out)
-    if out is not None:
-        write(outcome, out, session)
-    return outcome
+    prepared = prepare(config, session, owner=None)
+    if out is None:
+        return make(prepared, session)
+    destination = open_destination("folder", str(out), Means(hub=lambda: session.hub, digests=session.store.digests))
+    outcome = make(prepared, session, destination)
+    write(outcome, destination, session)
+    return replace(outcome, folder=out)
 
 
-def make(prepared: Prepared, session: Session, *, out: Path | None = None) -> Outcome:
-    """Execute a plan; what the store has is not made again."""
-    preflight(prepared, session, out=out)
+def make(prepared: Prepared, session: Session, destination: Destination | None = None) -> Outcome:
+    """Execute a plan, if nothing is in the way here or at `destination`; what the store has is not made again."""
+    preflight(prepared, session, destination)
     plan = prepared.plan
     missing = prepared.missing(session.store)
     folders = prepared.folders(missing, session.report.transfer)
@@ -103,9 +105,8 @@ def release(outcome: Outcome, *, remote_manifest: Mapping[str, Any] | None, prun
     )
 
 
-def write(outcome: Outcome, out: Path, session: Session) -> Receipt:
+def write(outcome: Outcome, destination: Destination, session: Session) -> Receipt:
     """Write an outcome's tree into a folder: exactly what publish uploads."""
-    destination = open_destination("folder", str(out), Means(hub=lambda: session.hub, digests=session.store.digests))
     base = destination.current()
     made = release(outcome, remote_manifest=base.manifest)
     return send(destination, made, base=base, progress=session.report.transfer)
@@ -152,12 +153,8 @@ def _artifacts(plan: Plan, entries: Mapping[str, Entry], folders: Mapping[str, P
                 yield Artifact(path=path, source=entry.payload / file.path, size=file.size, digest=file.digest)
         else:
             here = folders[target.content.source] / target.content.path
-            yield Artifact(
-                path=target.path_in_repo,
-                source=here,
-                size=here.stat().st_size,
-                digest=Digest("sha256", sha256(here)),
-            )
+            size = here.stat().st_size
+            yield Artifact(path=target.path_in_repo, source=here, size=size, digest=Digest.of_file(here))
 
 
 def _message(outcome: Outcome) -> str:

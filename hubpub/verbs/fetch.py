@@ -241,7 +241,7 @@ def _fetch_files(selection: Selection, folder: Path, how: _How) -> Fetched:
         for file in missing:
             if file.sha256:
                 how.cache.digests.remember(folder / file.path, file.sha256)
-        _remember(selection, folder, [(file.path, file.size, str(file.digest)) for file in files], how)
+        _remember(selection, folder, files, how)
     kept = tuple(path for path in extra if path not in removed)
     return replace(fetched, extra=kept, removed=removed, received=received)
 
@@ -282,8 +282,7 @@ def _fetch_archive(selection: Selection, folder: Path, how: _How) -> Fetched:
             received, files = _unpacked(selection, archive, folder.resolve(), how)
         for file in files:
             how.cache.digests.remember(folder / file.path, file.digest.value)
-        unpacked = [(file.path, file.size, str(file.digest)) for file in files]
-        _remember(selection, folder, unpacked, how, archive=str(archive.digest))
+        _remember(selection, folder, files, how, archive=str(archive.digest))
     return replace(fetched, received=received)
 
 
@@ -319,7 +318,7 @@ def _locked(folder: Path, how: _How) -> AbstractContextManager[Any]:
 
 
 def _remember(
-    selection: Selection, folder: Path, files: Sequence[tuple[str, int, str]], how: _How, archive: str | None = None
+    selection: Selection, folder: Path, files: Sequence[FileRef], how: _How, archive: str | None = None
 ) -> None:
     how.cache.digests.save()
     how.cache.keep_fetched(
@@ -330,6 +329,6 @@ def _remember(
             "commit": selection.commit,
             "variant": selection.offer.name,
             "archive": archive,
-            "files": [list(file) for file in files],
+            "files": [[file.path, file.size, str(file.digest)] for file in files],
         },
     )

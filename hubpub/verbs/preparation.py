@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,16 +22,20 @@ from hubpub.errors import (
     ToolMissing,
     raise_problems,
 )
+from hubpub.files.digest import Digest
+from hubpub.files.disk import free
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.sizes import human
 from hubpub.plan.config import Config
-from hubpub.plan.names import default_destination
+from hubpub.plan.names import Artifact, default_destination
 from hubpub.plan.plan import Plan
 from hubpub.plan.planner import make_plan, source_files
+from hubpub.release.release import Release
+from hubpub.remote.destinations import Destination
 from hubpub.sources import source as sources
 from hubpub.sources.metadata import Facts, read_facts
 from hubpub.sources.resolve import Opened, Progress, open_source
-from hubpub.steps import Archive, Compile, Reference, Step, Weights
+from hubpub.steps import Compile, Reference, Step
 from hubpub.verbs.session import Session
 
 # Left free for everything else on the machine.
@@ -87,10 +90,37 @@ def look(config: Config, session: Session) -> tuple[sources.Source, Opened, Fact
     return source, opened, read_facts(opened.read, name=name)
 
 
-def preflight(prepared: Prepared, session: Session, *, out: Path | None = None) -> None:
-    """Raise PreflightError with everything that this machine lacks for the plan."""
+def planned(prepared: Prepared, steps: Sequence[Step]) -> Release:
+    """The release that a plan leads to: where its files will lie, with no digests; what `steps` make has a size."""
+    sizes = {step.key: step.size for step in prepared.plan.steps}
+    # in the store a package and its compiled form link to the weights; in a release each has its own
+    weights = {key: one.weights for one in prepared.plan.components for key in (one.package, one.compile)}
+    counted = {step.key: step.size + sizes.get(weights.get(step.key, ""), 0) for step in steps}
+    return unmade(
+        prepared.plan.destination,
+        (
+            Artifact(
+                path=target.path_in_repo,
+                source=Path(target.path_in_repo),
+                size=counted.get(getattr(target.content, "key", ""), 0),
+                digest=Digest("sha256", ""),
+            )
+            for target in prepared.plan.targets
+        ),
+    )
+
+
+def unmade(repo_id: str, artifacts: Iterable[Artifact] = ()) -> Release:
+    """A release that is not made yet."""
+    return Release(repo_id=repo_id, artifacts=tuple(artifacts), manifest={}, card="", message="")
+
+
+def preflight(prepared: Prepared, session: Session, destination: Destination | None = None) -> None:
+    """Raise PreflightError with everything that this machine, and the destination, lack for the plan."""
     missing = prepared.missing(session.store)
-    problems = [*_tools(missing), *_space(missing, session, out), *_memory(missing)]
+    problems = [*_tools(missing), *_space(missing, session.store.root), *_memory(missing)]
+    if destination is not None:
+        problems += destination.preflight(planned(prepared, missing))
     if prepared.config.compiler == "apple" and any(isinstance(step, Compile) for step in missing):
         problems += _xcode()
     raise_problems(problems)
@@ -127,23 +157,18 @@ def _xcode() -> list[HubpubError]:
     return []
 
 
-def _space(missing: Sequence[Step], session: Session, out: Path | None) -> list[HubpubError]:
+def _space(missing: Sequence[Step], store: Path) -> list[HubpubError]:
     problems: list[HubpubError] = []
-    wanted: dict[Path, int] = {session.store.root: sum(step.size for step in missing)}
-    if out is not None:
-        place = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
-        wanted[place] = sum(step.size for step in missing if isinstance(step, Weights | Archive)) * 2
-    for folder, size in wanted.items():
-        free = shutil.disk_usage(folder).free
-        if size + _SPARE_DISK > free:
-            problems.append(
-                NoSpace(
-                    f"{folder} has {human(free)} free, and the plan writes about {human(size)} there.",
-                    hint="Free some space (`hubpub cache prune`), or set HUBPUB_CACHE to a larger disk.",
-                )
+    size, there = sum(step.size for step in missing), free(store)
+    if size + _SPARE_DISK > there:
+        problems.append(
+            NoSpace(
+                f"{store} has {human(there)} free, and the plan writes about {human(size)} there.",
+                hint="Free some space (`hubpub cache prune`), or set HUBPUB_CACHE to a larger disk.",
             )
-        if not os.access(folder, os.W_OK):
-            problems.append(CannotWrite(f"{folder} cannot be written.", hint="Choose another folder."))
+        )
+    if not os.access(store, os.W_OK):
+        problems.append(CannotWrite(f"{store} cannot be written.", hint="Choose another folder."))
     return problems
 
 

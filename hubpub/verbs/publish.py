@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hubpub.errors import ConfigError, DigestMismatch, SourceNotFound, raise_problems
-from hubpub.files.digest import Digest
+from hubpub.files.digest import FileRef
 from hubpub.files.paths import check_all
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.plan.config import Config, Delivery, effective
@@ -29,7 +29,7 @@ from hubpub.remote.destinations import (
 from hubpub.steps.step import Step
 from hubpub.verbs.audit import check_release
 from hubpub.verbs.convert import make, release
-from hubpub.verbs.preparation import Prepared, flags, prepare
+from hubpub.verbs.preparation import flags, planned, prepare, unmade
 from hubpub.verbs.session import Session, using
 
 
@@ -115,10 +115,10 @@ def publish_config(config: Config, *, dry_run: bool, session: Session) -> Publis
     owner = session.hub.whoami().name if config.to is None or not dry_run else None
     prepared = prepare(config, session, owner=owner)
     destination = _destination(prepared.plan.destination, config.delivery, session)
-    _preflight(destination, _planned(prepared), delivery=config.delivery, dry_run=dry_run)
+    _preflight(destination, planned(prepared, prepared.plan.steps), delivery=config.delivery, dry_run=dry_run)
     base = destination.current()
     if dry_run and (missing := prepared.missing(session.store)):
-        return _foreseen(_planned(prepared), missing, destination, base, signs=config.sign)
+        return _foreseen(planned(prepared, prepared.plan.steps), missing, destination, base, signs=config.sign)
     outcome = make(prepared, session)
     made = release(outcome, remote_manifest=base.manifest, prune=config.prune)
     return _deliver(made, destination, base, sign=config.sign, dry_run=dry_run, session=session)
@@ -145,7 +145,7 @@ def publish_folder(
         )
     manifest["repo_id"] = destination_id
     destination = _destination(destination_id, delivery, session)
-    _preflight(destination, _unmade(destination_id), delivery=delivery, dry_run=dry_run)
+    _preflight(destination, unmade(destination_id), delivery=delivery, dry_run=dry_run)
     artifacts = tuple(_checked(folder, manifest["files"], session))
     base = destination.current()
     merged = merge(manifest, base.manifest, prune=delivery.prune)
@@ -176,7 +176,7 @@ def _preflight(destination: Destination, planned: Release, *, delivery: Delivery
 
 def _publish_outcome(outcome: Outcome, *, delivery: Delivery, dry_run: bool, session: Session) -> Published:
     destination = _destination(outcome.plan.destination, delivery, session)
-    _preflight(destination, _unmade(outcome.plan.destination), delivery=delivery, dry_run=dry_run)
+    _preflight(destination, unmade(outcome.plan.destination), delivery=delivery, dry_run=dry_run)
     base = destination.current()
     made = release(outcome, remote_manifest=base.manifest, prune=delivery.prune)
     return _deliver(made, destination, base, sign=delivery.sign, dry_run=dry_run, session=session)
@@ -185,28 +185,6 @@ def _publish_outcome(outcome: Outcome, *, delivery: Delivery, dry_run: bool, ses
 def _destination(repo_id: str, delivery: Delivery, session: Session) -> Destination:
     means = Means(hub=lambda: session.hub, digests=session.store.digests, delivery=delivery)
     return open_destination("hub", repo_id, means)
-
-
-def _unmade(repo_id: str, artifacts: Iterable[Artifact] = ()) -> Release:
-    """A release that is not made yet."""
-    return Release(repo_id=repo_id, artifacts=tuple(artifacts), manifest={}, card="", message="")
-
-
-def _planned(prepared: Prepared) -> Release:
-    """The release that a plan leads to: where its files will lie, with estimated sizes and no digests."""
-    sizes = {step.key: step.size for step in prepared.plan.steps}
-    return _unmade(
-        prepared.plan.destination,
-        (
-            Artifact(
-                path=target.path_in_repo,
-                source=Path(target.path_in_repo),
-                size=sizes.get(getattr(target.content, "key", ""), 0),
-                digest=Digest("sha256", ""),
-            )
-            for target in prepared.plan.targets
-        ),
-    )
 
 
 def _deliver(
@@ -275,11 +253,11 @@ def _foreseen(
 
 
 def _checked(folder: Path, files: Iterable[dict[str, Any]], session: Session) -> Iterable[Artifact]:
-    for file in files:
-        path = folder / file["path"]
+    for file in map(FileRef.from_entry, files):
+        path = folder / file.path
         if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
             raise SourceNotFound(f"{path} is missing.", hint="Run `hubpub convert` again.")
-        if path.stat().st_size != file["size"] or session.store.digests.of(path) != file["sha256"]:
+        if not file.is_at(path.resolve(), session.store.digests):
             raise DigestMismatch(f"{path} is not the file that was converted.", hint="Run `hubpub convert` again.")
-        yield Artifact(path=file["path"], source=path, size=file["size"], digest=Digest("sha256", file["sha256"]))
+        yield Artifact(path=file.path, source=path, size=file.size, digest=file.digest)
     session.store.digests.save()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hubpub.errors import ConfigError, DigestMismatch, FetchError
+from hubpub.files.digest import FileRef
 from hubpub.files.disk import writing
 from hubpub.files.paths import check_relative
 from hubpub.files.repo_ids import check_repo_id
@@ -110,7 +110,7 @@ def _pictures(manifest: Mapping[str, Any], read: Read) -> list[Picture]:
         if not named or file["size"] > _MAX_PICTURE_BYTES or len(found) == _MAX_PICTURES:
             continue
         data = read(path)
-        if hashlib.sha256(data).hexdigest() != file["sha256"]:
+        if not FileRef.from_entry(file).digest.is_of_bytes(data):
             raise DigestMismatch(
                 f"{path} is not the picture that the manifest names.", hint="Fetch or convert the release again."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
 from hubpub.release.release import Operation, Release, RemoteState, claimed
 from hubpub.remote.destinations import Means, open_destination
 from hubpub.remote.hub import Hub
+from hubpub.verbs.preparation import unmade
 from hubpub.verbs.publish import Published, dry_receipt
 from hubpub.verbs.session import Session, using
 
@@ -39,7 +39,7 @@ def _restore(repo_id: str, revision: str, *, dry_run: bool, session: Session) ->
     hub = session.hub
     destination = open_destination("hub", repo_id, Means(hub=lambda: hub, digests=session.cache.digests))
     if not dry_run:
-        raise_problems(destination.preflight(Release(repo_id=repo_id, artifacts=(), manifest={}, card="", message="")))
+        raise_problems(destination.preflight(unmade(repo_id)))
     base = destination.current()
     then = hub.state(repo_id, revision, side="write")
     assert then is not None
@@ -83,8 +83,7 @@ def _brought_back(then: RemoteState, base: RemoteState, hub: Hub, folder: Path) 
                 raise DigestMismatch(f"{file.path} did not arrive as the Hub lists it.", hint="Run again.")
             place = folder / (CARD if file.path == CARD else file.digest.value)
             place.write_bytes(data)
-            digest = hashlib.sha256(data).hexdigest()
-            artifact = Artifact(path=file.path, source=place, size=len(data), digest=Digest("sha256", digest))
+            artifact = Artifact(path=file.path, source=place, size=len(data), digest=Digest.of_bytes(data))
             yield Operation(action=action, path=file.path, size=file.size, artifact=artifact)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from hubpub.coreml.bundle import belongs, read_bundle
 from hubpub.coreml.package import read_model, weights_folder
 from hubpub.errors import ConfigError, FetchError, FilesChanged, ModelError, SignatureInvalid
+from hubpub.files.digest import FileRef
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.sizes import human
 from hubpub.plan.names import MANIFEST, SIGNATURE
@@ -199,12 +200,12 @@ def _check_repo(repo_id: str, session: Session, revision: str | None) -> Verifie
 
 def _against_hub(state: RemoteState, manifest: Mapping[str, Any]) -> Iterator[Finding]:
     listed = {file.path: file for file in state.files}
-    for file in manifest["files"]:
-        there = listed.pop(file["path"], None)
+    for file in map(FileRef.from_entry, manifest["files"]):
+        there = listed.pop(file.path, None)
         if there is None:
-            yield Finding(path=file["path"], problem="is missing")
-        elif there.size != file["size"] or (there.sha256 is not None and there.sha256 != file["sha256"]):
-            yield Finding(path=file["path"], problem="is not the file that the manifest names")
+            yield Finding(path=file.path, problem="is missing")
+        elif there.contradicts(file):
+            yield Finding(path=file.path, problem="is not the file that the manifest names")
     for path in listed:
         if variant_of(path) in manifest["variants"]:
             yield Finding(path=path, problem="does not belong to the release")

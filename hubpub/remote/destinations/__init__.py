@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hubpub.errors import HubpubError
 from hubpub.files.digest import Digest
-from hubpub.files.digests import Digests, sha256
+from hubpub.files.digests import Digests
 from hubpub.plan.config import Delivery
 from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
 from hubpub.release.release import Operation, Release, RemoteState, diff
@@ -105,7 +105,7 @@ def release_files(release: Release, folder: Path) -> tuple[Artifact, ...]:
             continue
         path = folder / name
         path.write_text(text, encoding="utf-8", newline="\n")
-        made.append(Artifact(path=name, source=path, size=path.stat().st_size, digest=Digest("sha256", sha256(path))))
+        made.append(Artifact(path=name, source=path, size=path.stat().st_size, digest=Digest.of_file(path)))
     return (*release.artifacts, *made)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from hubpub.errors import Conflict, HubpubError, PreflightError
 from hubpub.files.copies import clone
 from hubpub.files.digest import Digest, FileRef
-from hubpub.files.digests import Digests, sha256
+from hubpub.files.digests import Digests
 from hubpub.files.disk import check_space, check_writable, writing
 from hubpub.files.paths import check_relative
 from hubpub.plan.names import CARD, MANIFEST
@@ -99,9 +99,8 @@ class FolderDestination:
                 path = Path(parent, name)
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
-                    digest = self._digests.of(path) if self._digests is not None else sha256(path)
                     relative = path.relative_to(self._folder).as_posix()
-                    yield FileRef(path=relative, size=status.st_size, digest=Digest("sha256", digest))
+                    yield FileRef(path=relative, size=status.st_size, digest=Digest.of_file(path, self._digests))
 
     def _check(self, todo: Sequence[Operation], total: int) -> None:
         """Checks that need no write."""

@@ -119,10 +119,11 @@ def snapshot(
         )
     )
     for file in wanted:
-        if is_listed(folder / file.path, file, digests):
+        # the client's cache has links
+        if file.is_at((folder / file.path).resolve(), digests):
             continue
         hf_hub_download(repo_id, file.path, revision=snapshot.commit, force_download=True, **arguments)
-        if not is_listed(folder / file.path, file, digests):
+        if not file.is_at((folder / file.path).resolve(), digests):
             raise BadWeights(
                 f"{file.path} of {repo_id} did not arrive as the Hub lists it, twice.",
                 hint="Check the network and the disk, then run again.",
@@ -132,11 +133,6 @@ def snapshot(
     if progress is not None:
         progress(total, total, f"downloading {repo_id}")
     return folder
-
-
-def is_listed(path: Path, file: FileRef, digests: Digests | None = None) -> bool:
-    """Whether a file has the size and digest that the snapshot tells; `digests` spares reading an unchanged one."""
-    return path.is_file() and path.stat().st_size == file.size and file.digest.is_of(path, digests)
 
 
 def _bar(progress: Progress | None, total: int, label: str) -> type[Any]:
