@@ -92,20 +92,20 @@ class Store:
         folder = self._folder(key)
         try:
             data = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+            return Entry(
+                key=key,
+                kind=data["kind"],
+                label=data["label"],
+                payload=folder / _PAYLOAD,
+                files=tuple(FileRef.from_entry(file) for file in data["files"]),
+                measurements=data["measurements"],
+                seconds=data["seconds"],
+                created=data["created"],
+            )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"The store's entry {key[:12]} cannot be read.", hint="Run `hubpub cache verify`.") from error
-        return Entry(
-            key=key,
-            kind=data["kind"],
-            label=data["label"],
-            payload=folder / _PAYLOAD,
-            files=tuple(FileRef.from_entry(file) for file in data["files"]),
-            measurements=data["measurements"],
-            seconds=data["seconds"],
-            created=data["created"],
-        )
 
     def entries(self) -> Iterator[Entry]:
         """All finished steps, in no order."""

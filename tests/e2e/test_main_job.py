@@ -175,7 +175,7 @@ def test_one_attention_leaves_the_others_in_place(
 def test_convert_writes_the_tree_that_publish_uploads(hub: LocalHub, source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "release"
     arguments = ["--verify", "weights", "--name", "org/tiny", "--to", "me/coreml-folder", "--attention", "original"]
-    _hubpub(hub, "convert", str(source), "-o", str(folder), *arguments)
+    written = json.loads(_hubpub(hub, "convert", str(source), "-o", str(folder), *arguments, "--json"))
     with zipfile.ZipFile(folder / "coreml-folder_original_compiled.zip") as archive:
         assert archive.testzip() is None
         assert {name.split("/")[0] for name in archive.namelist()} == {"coreml-folder_original_compiled"}
@@ -183,6 +183,8 @@ def test_convert_writes_the_tree_that_publish_uploads(hub: LocalHub, source: Pat
     answer = json.loads(_hubpub(hub, "publish", str(folder), "--json"))
     tree = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {operation["path"] for operation in answer["operations"]} == tree
+    assert written["path"] == str(folder)
+    assert written["files"] == len(tree - {"README.md", "hubpub.json"})
     again = json.loads(_hubpub(hub, "publish", str(source), *arguments, "--json"))
     assert again["nothing_to_do"]
     # the card of the folder, and of the source whose steps are done: what is published

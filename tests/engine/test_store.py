@@ -140,10 +140,11 @@ def test_nobody_prunes_what_somebody_uses(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "locks").glob("use-*")] == []
 
 
-def test_an_unreadable_entry_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"kind": "weights", "files": [{"path": "a"}]}'])
+def test_an_unreadable_entry_is_damaged(tmp_path: Path, text: str) -> None:
     store = Store(tmp_path)
     _write(store)
-    (tmp_path / "steps" / KEY[:2] / KEY / "entry.json").write_text("{")
+    (tmp_path / "steps" / KEY[:2] / KEY / "entry.json").write_text(text)
     with pytest.raises(Damaged):
         store.get(KEY)
 

@@ -35,6 +35,7 @@ def test_both_kinds_know_their_content(tmp_path: Path, content: bytes) -> None:
         assert digest.is_of(path)
         assert digest.is_of_bytes(content)
         assert not digest.is_of_bytes(content + b"!")
+    assert Digest.of_file(path) == Digest.of_bytes(content) == Digest("sha256", hashlib.sha256(content).hexdigest())
 
 
 def test_digests_of_different_kinds_do_not_contradict() -> None:
@@ -63,3 +64,24 @@ def test_json_and_back() -> None:
     for broken in ({}, {"path": "a", "size": 1, "sha256": "0"}, {"path": "a", "size": 1, "digest": "?"}):
         with pytest.raises((KeyError, ValueError)):
             FileRef.from_json(broken)
+
+
+@pytest.mark.parametrize(
+    ("size", "digest", "contradicts"),
+    [
+        (1, Digest("sha256", "0"), False),
+        (2, Digest("sha256", "0"), True),
+        (1, Digest("sha256", "1"), True),
+        (1, Digest("git", "1"), False),  # only reading the file tells
+        (2, Digest("git", "1"), True),
+    ],
+)
+def test_files_with_other_bytes_contradict(size: int, digest: Digest, contradicts: bool) -> None:
+    file = FileRef(path="a", size=1, digest=Digest("sha256", "0"))
+    assert file.contradicts(FileRef(path="b", size=size, digest=digest)) is contradicts
+
+
+def test_manifests_and_the_store_list_path_size_and_sha256() -> None:
+    file = FileRef(path="a", size=1, digest=Digest("sha256", "0"))
+    assert file.to_entry() == {"path": "a", "size": 1, "sha256": "0"}
+    assert FileRef.from_entry(file.to_entry()) == file
