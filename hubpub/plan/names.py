@@ -1,23 +1,11 @@
-"""Artifact: a file to publish; and the names that apps expect, on disk and in the repo."""
+"""The names that apps expect, on disk and in the repo."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
-
-from hubpub.files.digest import FileRef
 
 CARD = "README.md"
 MANIFEST = "hubpub.json"
 SIGNATURE = "hubpub.json.sigstore.json"  # sigstore's own ending
 IMAGES = "images"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Artifact(FileRef):
-    """A file of a release: `path` is where it goes in the repo, `source` where it lies on this disk."""
-
-    source: Path
 
 
 def package_stem(name: str, component: str) -> str:

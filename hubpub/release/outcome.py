@@ -10,11 +10,12 @@ from typing import Any
 
 from hubpub import __version__
 from hubpub.engine.store import Entry
-from hubpub.plan.names import IMAGES, Artifact
+from hubpub.plan.names import IMAGES
 from hubpub.plan.plan import Plan, PlannedComponent
 from hubpub.plan.planner import licence_text
 from hubpub.plan.settings import Making, Naming, declared
 from hubpub.plan.variant import MINIMUM_OS, SPEC_VERSIONS
+from hubpub.release.artifact import Artifact
 from hubpub.release.release import MANIFEST_FORMAT, variant_of
 from hubpub.sources.metadata import Facts
 from hubpub.sources.source import Snapshot

@@ -15,8 +15,9 @@ from typing import Any
 
 from hubpub.errors import ConfigError
 from hubpub.files.digest import FileRef
-from hubpub.plan.names import IMAGES, MANIFEST, SIGNATURE, Artifact
+from hubpub.plan.names import IMAGES, MANIFEST, SIGNATURE
 from hubpub.plan.variant import ATTENTIONS, FORMATS
+from hubpub.release.artifact import Artifact
 
 MANIFEST_FORMAT = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

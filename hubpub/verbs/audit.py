@@ -17,7 +17,7 @@ from hubpub.coreml.bundle import SMALL_FILES, Bundle, read_bundle_files
 from hubpub.errors import ConfigError, FetchError, FindingsError, ModelError
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.unzip import DAMAGE
-from hubpub.plan.names import Artifact
+from hubpub.release.artifact import Artifact
 from hubpub.release.findings import Finding
 from hubpub.release.lint import lint_compiled, lint_folder, lint_names, lint_zip, lint_zip_names, lint_zip_url
 from hubpub.release.release import RemoteState, variant_of

@@ -18,8 +18,8 @@ from hubpub.engine.runner import execute
 from hubpub.engine.store import Entry
 from hubpub.files.digest import Digest
 from hubpub.plan.config import Config, effective
-from hubpub.plan.names import Artifact
 from hubpub.plan.plan import Plan
+from hubpub.release.artifact import Artifact
 from hubpub.release.card import render
 from hubpub.release.outcome import Outcome, manifest
 from hubpub.release.release import Release, merge

@@ -27,9 +27,10 @@ from hubpub.files.disk import free
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.sizes import human
 from hubpub.plan.config import Config
-from hubpub.plan.names import Artifact, default_destination
+from hubpub.plan.names import default_destination
 from hubpub.plan.plan import Plan
 from hubpub.plan.planner import make_plan, source_files
+from hubpub.release.artifact import Artifact
 from hubpub.release.release import Release
 from hubpub.remote.destinations import Destination
 from hubpub.sources import source as sources

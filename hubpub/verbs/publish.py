@@ -12,7 +12,8 @@ from hubpub.files.digest import FileRef
 from hubpub.files.paths import check_all
 from hubpub.files.repo_ids import check_repo_id
 from hubpub.plan.config import Config, Delivery, effective
-from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
+from hubpub.plan.names import CARD, MANIFEST, SIGNATURE
+from hubpub.release.artifact import Artifact
 from hubpub.release.outcome import Outcome
 from hubpub.release.release import Operation, Release, RemoteState, merge, parse_manifest, variant_of
 from hubpub.remote import signing

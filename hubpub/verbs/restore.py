@@ -9,7 +9,8 @@ from pathlib import Path
 from hubpub.errors import DigestMismatch, PublishError, raise_problems
 from hubpub.files.digest import Digest, FileRef
 from hubpub.files.repo_ids import check_repo_id
-from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
+from hubpub.plan.names import CARD, MANIFEST, SIGNATURE
+from hubpub.release.artifact import Artifact
 from hubpub.release.release import Operation, Release, RemoteState, claimed
 from hubpub.remote.destinations import Means, open_destination
 from hubpub.remote.hub import Hub

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hubpub.files.digest import Digest
-from hubpub.plan.names import Artifact
+from hubpub.release.artifact import Artifact
 from hubpub.release.release import Release, merge, variant_of
 from hubpub.remote.destinations import send
 from hubpub.remote.destinations.folder import FolderDestination

@@ -162,7 +162,7 @@ def test_no_token_and_no_right(hub: LocalHub, source: Path) -> None:
 
 def test_foreign_files_of_a_destination_are_kept(hub: LocalHub, tmp_path: Path) -> None:
     from hubpub.files.digest import Digest, FileRef
-    from hubpub.plan.names import Artifact
+    from hubpub.release.artifact import Artifact
     from hubpub.release.release import Release, RemoteState, diff
 
     theirs = tuple(

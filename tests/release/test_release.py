@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from hubpub.errors import ConfigError
 from hubpub.files.digest import Digest, FileRef
-from hubpub.plan.names import MANIFEST, SIGNATURE, Artifact
+from hubpub.plan.names import MANIFEST, SIGNATURE
 from hubpub.plan.variant import ATTENTIONS, FORMATS
+from hubpub.release.artifact import Artifact
 from hubpub.release.release import (
     MAX_MANIFEST_BYTES,
     Operation,

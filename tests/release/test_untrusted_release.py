@@ -13,7 +13,7 @@ import pytest
 from hubpub.errors import FindingsError, UnsafeArchive
 from hubpub.files.digest import Digest, FileRef
 from hubpub.files.unzip import unpack
-from hubpub.plan.names import Artifact
+from hubpub.release.artifact import Artifact
 from hubpub.release.release import MAX_MANIFEST_BYTES, RemoteState, parse_manifest
 from hubpub.remote import offers
 from hubpub.verbs.audit import check_release

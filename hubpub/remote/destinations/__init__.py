@@ -17,7 +17,8 @@ from hubpub.errors import HubpubError
 from hubpub.files.digest import Digest
 from hubpub.files.digests import Digests
 from hubpub.plan.config import Delivery
-from hubpub.plan.names import CARD, MANIFEST, SIGNATURE, Artifact
+from hubpub.plan.names import CARD, MANIFEST, SIGNATURE
+from hubpub.release.artifact import Artifact
 from hubpub.release.release import Operation, Release, RemoteState, diff
 
 if TYPE_CHECKING:
