@@ -10,7 +10,8 @@ from difflib import get_close_matches
 
 from hubpub.architectures import configs as parsed
 from hubpub.architectures.component import Architecture, Component, Config, Configs, Memory, Origin
-from hubpub.architectures.configs import default_latent
+from hubpub.architectures.configs import default_latent, image_scale
+from hubpub.architectures.difference import difference
 from hubpub.architectures.sd1 import SD1
 from hubpub.architectures.sd2 import SD2
 from hubpub.errors import ConfigError, UnknownArchitecture, UnknownVariant
@@ -32,6 +33,7 @@ __all__ = [
     "detect",
     "find",
     "gate_size",
+    "image_scale",
     "published_size",
 ]
 
@@ -42,64 +44,18 @@ TARGETS = ("macOS13", "macOS14", "macOS15", "iOS16", "iOS17", "iOS18")
 _BATCHES = (1, 2)
 _GATE_SIDE = 32
 
-_PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
-_UNSUPPORTED_PIPELINES = {  # beginning of a pipeline's class name → what people call it; the first match counts
-    "StableDiffusionXL": "Stable Diffusion XL",
-    "StableDiffusion3": "Stable Diffusion 3",
-    "StableDiffusionControlNet": "ControlNet",
-    "StableDiffusionInpaint": "Stable Diffusion inpainting",
-    "StableDiffusionDepth2Img": "Stable Diffusion depth-to-image",
-    "StableDiffusionUpscale": "the Stable Diffusion upscaler",
-    "StableDiffusionLatentUpscale": "the Stable Diffusion upscaler",
-    "StableDiffusionInstructPix2Pix": "InstructPix2Pix",
-    "StableDiffusionImageVariation": "Stable Diffusion image variations",
-    "StableUnCLIP": "Stable unCLIP",
-    "StableCascade": "Stable Cascade",
-    "StableVideoDiffusion": "Stable Video Diffusion",
-    "LatentConsistencyModel": "a latent consistency model",
-    "Flux": "Flux",
-    "PixArt": "PixArt",
-    "Kandinsky": "Kandinsky",
-    "AltDiffusion": "AltDiffusion",
-    "Wuerstchen": "Würstchen",
-}
-_UNSUPPORTED_INPUTS = {
-    9: "Stable Diffusion inpainting (9 input channels)",
-    8: "InstructPix2Pix (8 input channels)",
-    7: "the Stable Diffusion upscaler (7 input channels)",
-    5: "Stable Diffusion depth-to-image (5 input channels)",
-}
-_REQUIRED_FOLDERS = ("unet", "text_encoder", "vae")
-
 
 def detect(model_index: Config, configs: Configs) -> Architecture:
-    """The family of a repo with this model_index.json and these config.json files (by folder).
+    """The first family that recognises a repo with this model_index.json and these config.json files (by folder).
 
     Raises UnknownArchitecture, which says what the source is, where that is known, and what is supported.
     """
-    pipeline = str(model_index.get("_class_name", ""))
-    if pipeline not in _PIPELINES:
-        raise _not_supported(_title_of(pipeline))
-    for folder in _REQUIRED_FOLDERS:
-        if folder not in configs:
-            raise _not_supported(f"a {pipeline} without {folder}/config.json")
-    unet = configs["unet"]
-    if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
-        raise _not_supported(f"a pipeline with a {unet['_class_name']}")
-    if (vae := configs["vae"].get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
-        raise _not_supported(f"a pipeline with a {vae}")
-    channels = unet.get("in_channels", 4)
-    if channels != 4:
-        known = _UNSUPPORTED_INPUTS.get(channels) if isinstance(channels, int) else None
-        raise _not_supported(known or f"a UNet with {channels!r} input channels")
-    if unet.get("time_cond_proj_dim") is not None:
-        raise _not_supported("a latent consistency model (time_cond_proj_dim)")
-    if unet.get("addition_embed_type") is not None:
-        raise _not_supported("Stable Diffusion XL (addition_embed_type)")
     for architecture in ARCHITECTURES:
         if architecture.recognises(model_index, configs):
             return architecture
-    raise _not_supported(f"a {pipeline} of no known family")
+    what = difference(model_index, configs) or f"a {model_index['_class_name']} of no known family"
+    supported = ", ".join(architecture.title for architecture in ARCHITECTURES)
+    raise UnknownArchitecture(f"The source is {what}, which is not supported yet.", hint=f"Supported: {supported}.")
 
 
 def components_of(architecture: Architecture, model_index: Config, *, safety_checker: bool) -> tuple[Component, ...]:
@@ -153,7 +109,7 @@ def published_size(configs: Configs, latent: tuple[int, int] | None, batch: int)
         raise ConfigError("The UNet's config gives no sample_size.", hint="Give --latent-height and --latent-width.")
     step = _smallest_side(configs)
     if any(side <= 0 or side % step for side in sides):
-        pixels = step * parsed.image_scale(configs)
+        pixels = step * image_scale(configs)
         raise ConfigError(
             f"A latent of {sides[0]}×{sides[1]} cannot be processed: the UNet halves it {step.bit_length() - 1} times, "
             f"so both sides must be multiples of {step}.",
@@ -181,19 +137,3 @@ def _lists(model_index: Config, folder: str) -> bool:
     """Whether model_index.json names a class for that folder ([null, null] means that there is none)."""
     entry = model_index.get(folder)
     return isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] is not None
-
-
-def _title_of(pipeline: str) -> str:
-    if not pipeline:
-        return "not a diffusers repo (its model_index.json names no pipeline)"
-    if "ControlNet" in pipeline:
-        return f"ControlNet ({pipeline})"
-    for beginning, title in _UNSUPPORTED_PIPELINES.items():
-        if pipeline.startswith(beginning):
-            return f"{title} ({pipeline})"
-    return f"a {pipeline}"
-
-
-def _not_supported(what: str) -> UnknownArchitecture:
-    supported = ", ".join(architecture.title for architecture in ARCHITECTURES)
-    return UnknownArchitecture(f"The source is {what}, which is not supported yet.", hint=f"Supported: {supported}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hubpub import networks
 from hubpub.architectures import configs as parsed
 from hubpub.architectures.component import Architecture, Component, Config, Configs, Memory, Origin
+from hubpub.architectures.difference import difference
 
 _MB = 1 << 20
 _REFERENCES = "hubpub.runtime.references"
@@ -114,7 +115,7 @@ def is_second_generation(configs: Configs) -> bool:
 
 
 def _recognises(model_index: Config, configs: Configs) -> bool:
-    return not is_second_generation(configs)
+    return difference(model_index, configs) is None and not is_second_generation(configs)
 
 
 SD1 = Architecture(name="sd1", title="Stable Diffusion 1.x", components=COMPONENTS, recognises=_recognises)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hubpub import __version__
+from hubpub.architectures import image_scale
 from hubpub.engine.store import Entry
 from hubpub.plan.names import IMAGES
 from hubpub.plan.plan import Plan, PlannedComponent
@@ -51,7 +52,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
     plan, facts, config = outcome.plan, outcome.facts, outcome.plan.config
     spec = SPEC_VERSIONS[config.deployment_target]
     height, width = plan.variants[0].latent
-    scale = 2 ** (len(facts.configs["vae"].get("block_out_channels", (0,) * 4)) - 1)
+    scale = image_scale(facts.configs)
     return {
         "format": MANIFEST_FORMAT,
         "generator": {"name": "hubpub", "version": __version__},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 from hubpub.errors import SourceNotFound
 from hubpub.files.digest import Digest, FileRef
@@ -148,10 +148,14 @@ def _check_small(path: str, size: int) -> None:
 
 def open_source(source: Source, *, digests: Digests, clones: Path, hub: Callable[[], Hub]) -> Opened:
     """Open a source. `clones` is the folder for git clones; `hub()` connects to the Hub (for Hub sources only)."""
-    if source.kind == "folder":
-        return FolderSource(source, digests)
-    if source.kind == "git":
-        from hubpub.sources.git import clone
+    match source.kind:
+        case "folder":
+            return FolderSource(source, digests)
+        case "git":
+            from hubpub.sources.git import clone
 
-        return FolderSource(source, digests, root=clone(source, clones))
-    return HubSource(source, hub(), digests)
+            return FolderSource(source, digests, root=clone(source, clones))
+        case "hub":
+            return HubSource(source, hub(), digests)
+        case _:
+            assert_never(source.kind)

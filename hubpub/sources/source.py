@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hubpub.errors import ConfigError
 from hubpub.files.digest import FileRef
@@ -22,7 +23,7 @@ class Source:
     repo id or the git URL.
     """
 
-    kind: str  # "folder", "hub", "git"
+    kind: Literal["folder", "hub", "git"]
     location: str
     name: str
     revision: str | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from hubpub import architectures
 from hubpub.architectures import ATTENTIONS, TARGETS, check_knobs, components_of, detect, gate_size, published_size
 from hubpub.errors import ConfigError, UnknownArchitecture, UnknownVariant
 
@@ -109,6 +111,17 @@ def test_other_pipelines_are_named_and_the_supported_ones_listed(pipeline: str, 
 def test_a_foreign_unet_is_named(key: str, value: Any, named: str) -> None:
     with pytest.raises(UnknownArchitecture, match=named):
         detect(INDEX, changed("unet", key, value))
+
+
+def test_a_new_family_is_asked_before_anything_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line in ARCHITECTURES is enough: no list of refused pipelines, folders or inputs stands before it."""
+    new = replace(
+        architectures.ARCHITECTURES[0],
+        name="new",
+        recognises=lambda index, configs: index["_class_name"] == "StableDiffusionXLPipeline",
+    )
+    monkeypatch.setattr(architectures, "ARCHITECTURES", (*architectures.ARCHITECTURES, new))
+    assert detect({"_class_name": "StableDiffusionXLPipeline"}, {"unet": {"in_channels": 9}}) is new
 
 
 @pytest.mark.parametrize("folder", ["unet", "text_encoder", "vae"])
