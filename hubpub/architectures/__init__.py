@@ -5,17 +5,19 @@ Nothing here imports torch. A new family is one file beside sd1.py and one row i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
-from hubpub.architectures import configs as parsed
 from hubpub.architectures.component import Architecture, Component, Config, Configs, Memory, Origin
-from hubpub.architectures.configs import default_latent, image_scale
-from hubpub.architectures.difference import difference
+from hubpub.architectures.configs import image_scale
+from hubpub.architectures.controlnet import CONTROLNET
+from hubpub.architectures.difference import pipeline_title
 from hubpub.architectures.sd1 import SD1
 from hubpub.architectures.sd2 import SD2
+from hubpub.architectures.sdxl import SDXL, SDXL_REFINER
 from hubpub.errors import ConfigError, UnknownArchitecture, UnknownVariant
-from hubpub.networks import Size
+from hubpub.networks import ControlNetConfig, Size, UNetConfig, residual_shapes
 
 __all__ = [
     "ARCHITECTURES",
@@ -26,10 +28,9 @@ __all__ = [
     "Memory",
     "Origin",
     "check_components",
+    "check_controlnet",
     "check_knobs",
-    "component_of_output",
     "components_of",
-    "default_latent",
     "detect",
     "find",
     "gate_size",
@@ -37,7 +38,7 @@ __all__ = [
     "published_size",
 ]
 
-ARCHITECTURES: tuple[Architecture, ...] = (SD1, SD2)
+ARCHITECTURES: tuple[Architecture, ...] = (SD1, SD2, SDXL, SDXL_REFINER, CONTROLNET)
 ATTENTIONS = ("original", "split_einsum", "split_einsum_v2")
 TARGETS = ("macOS13", "macOS14", "macOS15", "iOS16", "iOS17", "iOS18")
 
@@ -46,37 +47,48 @@ _GATE_SIDE = 32
 
 
 def detect(model_index: Config, configs: Configs) -> Architecture:
-    """The first family that recognises a repo with this model_index.json and these config.json files (by folder).
+    """The family of a repo with this model_index.json and these config.json files (by folder).
 
-    Raises UnknownArchitecture, which says what the source is, where that is known, and what is supported.
+    Raises UnknownArchitecture, which says what the source is, where that is known, and what is lacking.
     """
+    pipeline = str(model_index.get("_class_name", ""))
+    differences = []
     for architecture in ARCHITECTURES:
-        if architecture.recognises(model_index, configs):
-            return architecture
-    what = difference(model_index, configs) or f"a {model_index['_class_name']} of no known family"
+        if pipeline in architecture.pipelines:
+            other = architecture.difference(model_index, configs)
+            if other is None:
+                return architecture
+            differences.append(other)
+    what, lacking = (differences[0], "") if differences else pipeline_title(pipeline)
     supported = ", ".join(architecture.title for architecture in ARCHITECTURES)
-    raise UnknownArchitecture(f"The source is {what}, which is not supported yet.", hint=f"Supported: {supported}.")
-
-
-def components_of(architecture: Architecture, model_index: Config, *, safety_checker: bool) -> tuple[Component, ...]:
-    """The components that a source of this family has; the safety checker only where it lists one and it is wanted."""
-    return tuple(
-        component
-        for component in architecture.components
-        if not component.optional
-        or (_lists(model_index, component.origin.folder) and (safety_checker or component.name != "safety_checker"))
+    raise UnknownArchitecture(
+        f"The source is {what}, which is not supported yet.",
+        hint=f"What is missing: {lacking}." if lacking else f"Supported: {supported}.",
     )
+
+
+def components_of(
+    architecture: Architecture, model_index: Config, *, switches: Mapping[str, Any], sources: Collection[str]
+) -> tuple[Component, ...]:
+    """The components that a release has.
+
+    Optional ones only where model_index.json lists them; none that `switches` (settings) leave out; those of
+    another source once for each of `sources` (their names in the plan) of that role.
+    """
+    chosen: list[Component] = []
+    roles = {source.partition("/")[0] for source in sources}
+    for component in architecture.components:
+        unlisted = component.optional and not _lists(model_index, component.origin.folder)
+        switched_off = component.switch is not None and not switches.get(component.switch, True)
+        if unlisted or switched_off or (component.beside and component.beside not in roles):
+            continue
+        chosen += [component.of(source) for source in sources if source.partition("/")[0] == component.origin.role]
+    return tuple(chosen)
 
 
 def find(family: str, component: str) -> Component:
     """The component of a family, by both names; KeyError where there is none."""
     return {architecture.name: architecture for architecture in ARCHITECTURES}[family].component(component)
-
-
-def component_of_output(output: str) -> Component | None:
-    """The component whose packages have an output of that name: how a package of unknown origin is recognised."""
-    components = (component for architecture in ARCHITECTURES for component in architecture.components)
-    return next((component for component in components if component.checked[0] == output), None)
 
 
 def check_components(names: Iterable[str]) -> None:
@@ -99,15 +111,15 @@ def check_knobs(*, attention: str, batch: int, target: str) -> None:
         raise UnknownVariant(f"A UNet cannot be converted for batch {batch!r}.", hint="Choose 2 (guidance) or 1.")
 
 
-def published_size(configs: Configs, latent: tuple[int, int] | None, batch: int) -> Size:
-    """The size that a release is made for; `latent` is (height, width), None for what the UNet was trained on.
+def published_size(architecture: Architecture, configs: Configs, latent: tuple[int, int] | None, batch: int) -> Size:
+    """The size that a release is made for; `latent` is (height, width), None for what the model was trained on.
 
-    Raises ConfigError for sides that the UNet's levels cannot halve, before any work.
+    Raises ConfigError for sides that the network's levels cannot halve, before any work.
     """
-    sides = latent or default_latent(configs)
+    sides = latent or architecture.latent(configs)
     if sides is None:
         raise ConfigError("The UNet's config gives no sample_size.", hint="Give --latent-height and --latent-width.")
-    step = _smallest_side(configs)
+    step = smallest_side(architecture, configs)
     if any(side <= 0 or side % step for side in sides):
         pixels = step * image_scale(configs)
         raise ConfigError(
@@ -118,19 +130,45 @@ def published_size(configs: Configs, latent: tuple[int, int] | None, batch: int)
     return Size(height=sides[0], width=sides[1], batch=batch)
 
 
-def gate_size(configs: Configs, published: Size) -> Size:
+def gate_size(architecture: Architecture, configs: Configs, published: Size) -> Size:
     """The size at which the numeric gate runs: the published one, or 32×32 where that is smaller.
 
     1024 queries: enough for split_einsum_v2 to split them. One row: the rows of a batch do not meet.
     """
-    if published.height * published.width <= _GATE_SIDE**2 or _GATE_SIDE % _smallest_side(configs):
+    if published.height * published.width <= _GATE_SIDE**2 or _GATE_SIDE % smallest_side(architecture, configs):
         return published
     return Size(height=_GATE_SIDE, width=_GATE_SIDE, batch=1)
 
 
-def _smallest_side(configs: Configs) -> int:
+def smallest_side(architecture: Architecture, configs: Configs) -> int:
     """Each level of the UNet but the last halves the latent, and the way up needs the halves to fit."""
-    return int(2 ** (len(parsed.unet(configs).block_out_channels) - 1))
+    config = architecture.component(architecture.main).config(configs)
+    return int(2 ** (len(config.block_out_channels) - 1))
+
+
+def check_controlnet(unet: UNetConfig, controlnet: ControlNetConfig, *, name: str) -> None:
+    """Raise ConfigError where a ControlNet's answers do not fit into a UNet, or it takes other inputs."""
+    hint = "Choose a ControlNet that was trained for this model's family."
+    for what, key in (
+        ("input channels", "in_channels"),
+        ("channels of text", "cross_attention_dim"),
+        ("numbers of the picture's size", "time_ids"),
+    ):
+        its, own = getattr(controlnet, key), getattr(unet, key)
+        if its != own:
+            raise ConfigError(f"The ControlNet {name} does not fit: it takes {its} {what}, the UNet {own}.", hint=hint)
+    size = Size(height=64, width=64, batch=1)
+    its_shapes, shapes = residual_shapes(controlnet, size), residual_shapes(unet, size)
+    if its_shapes != shapes:
+        differing = next(
+            (i for i, pair in enumerate(zip(its_shapes, shapes, strict=False)) if pair[0] != pair[1]), None
+        )
+        where = f"its answer {differing} has another shape" if differing is not None else "it has other levels"
+        raise ConfigError(
+            f"The ControlNet {name} does not fit: it gives {len(its_shapes)} answers, the UNet takes {len(shapes)}, "
+            f"and {where}.",
+            hint=hint,
+        )
 
 
 def _lists(model_index: Config, folder: str) -> bool:

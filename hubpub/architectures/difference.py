@@ -1,49 +1,62 @@
-"""What a source is that is not Stable Diffusion 1 or 2: both families recognise by it, and errors name it."""
+"""What a source has that the networks of Stable Diffusion have not: families recognise by it, and errors name it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hubpub.architectures.component import Config, Configs
 
-_PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
-_UNSUPPORTED_PIPELINES = {  # beginning of a pipeline's class name → what people call it; the first match counts
-    "StableDiffusionXL": "Stable Diffusion XL",
-    "StableDiffusion3": "Stable Diffusion 3",
-    "StableDiffusionControlNet": "ControlNet",
-    "StableDiffusionInpaint": "Stable Diffusion inpainting",
-    "StableDiffusionDepth2Img": "Stable Diffusion depth-to-image",
-    "StableDiffusionUpscale": "the Stable Diffusion upscaler",
-    "StableDiffusionLatentUpscale": "the Stable Diffusion upscaler",
-    "StableDiffusionInstructPix2Pix": "InstructPix2Pix",
-    "StableDiffusionImageVariation": "Stable Diffusion image variations",
-    "StableUnCLIP": "Stable unCLIP",
-    "StableCascade": "Stable Cascade",
-    "StableVideoDiffusion": "Stable Video Diffusion",
-    "LatentConsistencyModel": "a latent consistency model",
-    "Flux": "Flux",
-    "PixArt": "PixArt",
-    "Kandinsky": "Kandinsky",
-    "AltDiffusion": "AltDiffusion",
-    "Wuerstchen": "Würstchen",
-}
+_CHANNELS = (4, 8, 9)  # text to image, InstructPix2Pix, inpainting
 _UNSUPPORTED_INPUTS = {
-    9: "Stable Diffusion inpainting (9 input channels)",
-    8: "InstructPix2Pix (8 input channels)",
     7: "the Stable Diffusion upscaler (7 input channels)",
     5: "Stable Diffusion depth-to-image (5 input channels)",
 }
-_REQUIRED_FOLDERS = ("unet", "text_encoder", "vae")
+_TRANSFORMER = "its network is a transformer, and hubpub writes UNets"
+# Beginning of a pipeline's class name → what people call it, and what hubpub lacks; the first match counts.
+_UNSUPPORTED_PIPELINES = {
+    "StableDiffusionXLControlNet": ("a pipeline with a ControlNet in it", "name the base model, and --controlnet"),
+    "StableDiffusionXLInstructPix2Pix": ("InstructPix2Pix XL", "its own text guidance"),
+    "StableDiffusionXL": ("Stable Diffusion XL of another kind", "its pipeline"),
+    "StableDiffusion3": ("Stable Diffusion 3", f"{_TRANSFORMER} (MMDiT), beside a third text encoder (T5)"),
+    "StableDiffusionControlNet": ("a pipeline with a ControlNet in it", "name the base model, and --controlnet"),
+    "StableDiffusionDepth2Img": ("Stable Diffusion depth-to-image", "a network that sees depth"),
+    "StableDiffusionUpscale": ("the Stable Diffusion upscaler", "a UNet with class embeddings"),
+    "StableDiffusionLatentUpscale": ("the Stable Diffusion latent upscaler", "a UNet of another kind"),
+    "StableDiffusionImageVariation": ("Stable Diffusion image variations", "an image encoder"),
+    "StableUnCLIP": ("Stable unCLIP", "an image encoder, and a UNet with class embeddings"),
+    "StableCascade": ("Stable Cascade", "its three networks"),
+    "StableVideoDiffusion": ("Stable Video Diffusion", "networks over time"),
+    "AnimateDiff": ("AnimateDiff", "networks over time"),
+    "Flux": ("Flux", _TRANSFORMER),
+    "PixArt": ("PixArt", _TRANSFORMER),
+    "Sana": ("Sana", _TRANSFORMER),
+    "AuraFlow": ("AuraFlow", _TRANSFORMER),
+    "Kolors": ("Kolors", "its text encoder (ChatGLM)"),
+    "HunyuanDiT": ("Hunyuan-DiT", _TRANSFORMER),
+    "Kandinsky": ("Kandinsky", "its prior and its UNet"),
+    "AltDiffusion": ("AltDiffusion", "its text encoder (XLM-RoBERTa)"),
+    "Wuerstchen": ("Würstchen", "its three networks"),
+}
+# Keys of a UNet's config → what they stand for, where they are set.
+_UNSUPPORTED_KEYS = {
+    "encoder_hid_dim_type": "image embeddings or an IP-Adapter",
+    "class_embed_type": "class embeddings",
+    "num_class_embeds": "class embeddings",
+}
 
 
-def difference(model_index: Config, configs: Configs) -> str | None:
-    """What distinguishes a source from Stable Diffusion 1 and 2, in words; None if nothing does.
+def difference(
+    model_index: Config, configs: Configs, *, folders: Collection[str], added: str | None = None
+) -> str | None:
+    """What distinguishes a source from a UNet with CLIP and a VAE, in words; None if nothing does.
 
-    >>> difference({"_class_name": "FluxPipeline"}, {})
-    'Flux (FluxPipeline)'
+    `folders` are those that it must have; `added` is the UNet's addition_embed_type.
+
+    >>> difference({"_class_name": "StableDiffusionPipeline"}, {}, folders=("unet",))
+    'a StableDiffusionPipeline without unet/config.json'
     """
-    pipeline = str(model_index.get("_class_name", ""))
-    if pipeline not in _PIPELINES:
-        return _title_of(pipeline)
-    for folder in _REQUIRED_FOLDERS:
+    pipeline = model_index["_class_name"]
+    for folder in folders:
         if folder not in configs:
             return f"a {pipeline} without {folder}/config.json"
     unet = configs["unet"]
@@ -51,23 +64,27 @@ def difference(model_index: Config, configs: Configs) -> str | None:
         return f"a pipeline with a {unet['_class_name']}"
     if (vae := configs["vae"].get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
         return f"a pipeline with a {vae}"
+    for key, title in _UNSUPPORTED_KEYS.items():
+        if unet.get(key) is not None:
+            return f"a UNet with {title} ({key} {unet[key]!r})"
     channels = unet.get("in_channels", 4)
-    if channels != 4:
+    if channels not in _CHANNELS:
         known = _UNSUPPORTED_INPUTS.get(channels) if isinstance(channels, int) else None
         return known or f"a UNet with {channels!r} input channels"
-    if unet.get("time_cond_proj_dim") is not None:
-        return "a latent consistency model (time_cond_proj_dim)"
-    if unet.get("addition_embed_type") is not None:
-        return "Stable Diffusion XL (addition_embed_type)"
+    if (embeds := unet.get("addition_embed_type")) != added:
+        return f"a {pipeline} with a UNet of another family (addition_embed_type {embeds!r})"
     return None
 
 
-def _title_of(pipeline: str) -> str:
+def pipeline_title(pipeline: str) -> tuple[str, str]:
+    """What people call the sources of a pipeline that no family knows, and what hubpub lacks for them.
+
+    >>> pipeline_title("FluxPipeline")
+    ('Flux (FluxPipeline)', 'its network is a transformer, and hubpub writes UNets')
+    """
     if not pipeline:
-        return "not a diffusers repo (its model_index.json names no pipeline)"
-    if "ControlNet" in pipeline:
-        return f"ControlNet ({pipeline})"
-    for beginning, title in _UNSUPPORTED_PIPELINES.items():
+        return "not a diffusers repo (its model_index.json names no pipeline)", ""
+    for beginning, (title, lacking) in _UNSUPPORTED_PIPELINES.items():
         if pipeline.startswith(beginning):
-            return f"{title} ({pipeline})"
-    return f"a {pipeline}"
+            return f"{title} ({pipeline})", lacking
+    return f"a {pipeline}", ""

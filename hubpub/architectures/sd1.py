@@ -1,101 +1,15 @@
-"""Stable Diffusion 1.x: CLIP ViT-L/14 text encoder (quick GELU), 8 heads everywhere, a safety checker."""
+"""Stable Diffusion 1.x: CLIP ViT-L/14 text encoder (quick GELU), 8 heads everywhere, a safety checker.
+
+Inpainting (9 input channels), InstructPix2Pix (8), latent consistency models and distilled UNets
+are the same networks with other numbers in their configs.
+"""
 
 from __future__ import annotations
 
-from hubpub import networks
-from hubpub.architectures import configs as parsed
-from hubpub.architectures.component import Architecture, Component, Config, Configs, Memory, Origin
+from hubpub.architectures.component import Architecture, Config, Configs
+from hubpub.architectures.components import STABLE_DIFFUSION
+from hubpub.architectures.configs import default_latent
 from hubpub.architectures.difference import difference
-
-_MB = 1 << 20
-_REFERENCES = "hubpub.runtime.references"
-# What diffusers and transformers skip when they load such a folder: buffers of older versions, EMA copies.
-_SKIPPED = (r"(.*\.)?position_ids", r"(model_)?ema\..*", r".*\.ema_.*")
-
-TEXT_ENCODER = Component(
-    name="text_encoder",
-    resource="TextEncoder",
-    origin=Origin(folder="text_encoder"),
-    knobs=frozenset({"target"}),
-    palettizes=True,
-    config=parsed.text_encoder,
-    config_type=networks.TextEncoderConfig,
-    network=networks.text_encoder,
-    reference=f"{_REFERENCES}:text_encoder",
-    checked=("last_hidden_state", "pooled_outputs"),
-    samples=lambda config: {"vocabulary": config.vocab_size},
-    # a whole CLIP beside its text half, and more layers than the config says
-    ignored=(
-        *_SKIPPED,
-        r"text_projection(\..*)?",
-        r"logit_scale",
-        r"vision_model\..*",
-        r"visual_projection\..*",
-        r"encoder\.layers\.\d+\..*",
-    ),
-    memory=Memory(reference=6.0, measure=2.5, full=200 * _MB),  # transformers widens all weights at once
-)
-UNET = Component(
-    name="unet",
-    resource="Unet",
-    origin=Origin(folder="unet"),
-    knobs=frozenset({"attention", "latent", "batch", "target"}),
-    palettizes=True,
-    config=parsed.unet,
-    config_type=networks.UNetConfig,
-    network=networks.unet,
-    reference=f"{_REFERENCES}:unet",
-    checked=("noise_pred",),
-    ignored=_SKIPPED,
-)
-VAE_DECODER = Component(
-    name="vae_decoder",
-    resource="VAEDecoder",
-    origin=Origin(folder="vae"),
-    knobs=frozenset({"latent", "target"}),
-    palettizes=False,
-    config=parsed.vae_decoder,
-    config_type=networks.VAEConfig,
-    network=networks.vae_decoder,
-    reference=f"{_REFERENCES}:vae_decoder",
-    checked=("image",),
-    ignored=(*_SKIPPED, r"encoder\..*", r"quant_conv\..*"),
-    share=0.6,
-    memory=Memory(activations=800 * _MB, full=2500 * _MB),
-)
-VAE_ENCODER = Component(
-    name="vae_encoder",
-    resource="VAEEncoder",
-    origin=Origin(folder="vae"),
-    knobs=frozenset({"latent", "target"}),
-    palettizes=False,
-    config=parsed.vae_encoder,
-    config_type=networks.VAEConfig,
-    network=networks.vae_encoder,
-    reference=f"{_REFERENCES}:vae_encoder",
-    checked=("latent",),
-    ignored=(*_SKIPPED, r"decoder\..*", r"post_quant_conv\..*"),
-    share=0.45,
-    memory=Memory(activations=800 * _MB, full=2500 * _MB),
-)
-SAFETY_CHECKER = Component(
-    name="safety_checker",
-    resource="SafetyChecker",
-    origin=Origin(folder="safety_checker"),
-    knobs=frozenset({"latent", "target"}),
-    palettizes=False,
-    config=parsed.safety_checker,
-    config_type=networks.SafetyCheckerConfig,
-    network=networks.safety_checker,
-    reference=f"{_REFERENCES}:safety_checker",
-    # its picture and its verdict jump where a score crosses zero
-    checked=("concept_scores",),
-    ignored=(*_SKIPPED, r"logit_scale"),
-    optional=True,
-    memory=Memory(reference=7.0, full=200 * _MB),
-)
-
-COMPONENTS = (TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER, SAFETY_CHECKER)
 
 
 def is_second_generation(configs: Configs) -> bool:
@@ -114,8 +28,31 @@ def is_second_generation(configs: Configs) -> bool:
     )
 
 
-def _recognises(model_index: Config, configs: Configs) -> bool:
-    return difference(model_index, configs) is None and not is_second_generation(configs)
+def stable_diffusion(model_index: Config, configs: Configs) -> str | None:
+    """What distinguishes a source from Stable Diffusion 1.x and 2.x."""
+    return difference(model_index, configs, folders=("unet", "text_encoder", "vae"))
 
 
-SD1 = Architecture(name="sd1", title="Stable Diffusion 1.x", components=COMPONENTS, recognises=_recognises)
+def _difference(model_index: Config, configs: Configs) -> str | None:
+    other = stable_diffusion(model_index, configs)
+    return other or ("Stable Diffusion 2.x" if is_second_generation(configs) else None)
+
+
+SD1 = Architecture(
+    name="sd1",
+    title="Stable Diffusion 1.x",
+    components=STABLE_DIFFUSION,
+    pipelines=frozenset(
+        {
+            "LatentConsistencyModelImg2ImgPipeline",
+            "LatentConsistencyModelPipeline",
+            "StableDiffusionImg2ImgPipeline",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionInstructPix2PixPipeline",
+            "StableDiffusionPipeline",
+        }
+    ),
+    difference=_difference,
+    latent=default_latent,
+    whole_bits=6,
+)

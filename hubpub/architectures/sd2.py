@@ -1,15 +1,17 @@
-"""Stable Diffusion 2.x: OpenCLIP ViT-H text encoder (exact GELU, 23 layers), heads of 64 channels."""
+"""Stable Diffusion 2.x: OpenCLIP ViT-H text encoder (exact GELU), heads of 64 channels, linear projections."""
 
 from __future__ import annotations
 
-from hubpub.architectures.component import Architecture, Config, Configs
-from hubpub.architectures.difference import difference
-from hubpub.architectures.sd1 import COMPONENTS, is_second_generation
+from dataclasses import replace
+
+from hubpub.architectures.component import Config, Configs
+from hubpub.architectures.sd1 import SD1, is_second_generation, stable_diffusion
 
 
-def _recognises(model_index: Config, configs: Configs) -> bool:
-    return difference(model_index, configs) is None and is_second_generation(configs)
+def _difference(model_index: Config, configs: Configs) -> str | None:
+    other = stable_diffusion(model_index, configs)
+    return other or (None if is_second_generation(configs) else "Stable Diffusion 1.x")
 
 
-# The same five networks with other numbers; most 2.x sources list no safety checker, some fine-tunes do.
-SD2 = Architecture(name="sd2", title="Stable Diffusion 2.x", components=COMPONENTS, recognises=_recognises)
+# The same networks with other numbers; most 2.x sources list no safety checker, some fine-tunes do.
+SD2 = replace(SD1, name="sd2", title="Stable Diffusion 2.x", difference=_difference)

@@ -30,7 +30,7 @@ ComparedSource = Annotated[
 
 
 _SIGNED = options.of(Fetching, only=("verify_signature", "identity", "issuer"))
-_CHECKED = {**_SIGNED, **options.of(Making, only=("floor",))}
+_CHECKED = {**_SIGNED, **options.of(Making, only=("floor", "refiner", "controlnet"))}
 
 
 def register(app: typer.Typer) -> None:

@@ -73,8 +73,14 @@ def generate(
     prompt: Annotated[str, typer.Option("--prompt", help="What to draw.")],
     negative: Annotated[str, typer.Option("--negative-prompt", help="What not to draw.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same picture.")] = 0,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the scheduler.")] = 20,
-    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale; 1 is none.")] = 7.5,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Steps of the scheduler.", show_default="the model's own, else 20"),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option("--guidance", min=0, help="Guidance scale; 1 is none.", show_default="the model's own, else 7.5"),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path("picture.png"),
     compare: Annotated[
         bool,

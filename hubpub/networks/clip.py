@@ -1,6 +1,7 @@
 """CLIP's towers: the text encoder, and the layers that the vision tower of the safety checker shares with it.
 
-Interface: input_ids (1, S) as fp32 → last_hidden_state (1, S, C), pooled_outputs (1, C).
+Interface: input_ids (1, S) as fp32 → last_hidden_state (1, S, C), pooled_outputs (1, C). In XL the first
+output is hidden_embeds (1, S, C), and the second encoder's pooled_outputs are projected (1, P).
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ class TowerConfig(NetworkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig(TowerConfig):
-    """CLIPTextModel; `eos_token_id` None means: pooled where the token's number is the largest."""
+    """CLIPTextModel and CLIPTextModelWithProjection.
+
+    `eos_token_id` None means: pooled where the token's number is the largest. `penultimate`: what the
+    last layer takes, not normed, is the output, as XL was trained (hidden_states[-2] in transformers).
+    """
 
     vocab_size: int
     max_position_embeddings: int
     eos_token_id: int | None
+    penultimate: bool = False
+    projection_dim: int = 0  # of the pooled output; 0: it is not projected
 
 
 def text_encoder(at: Scope, config: TextEncoderConfig, size: Size, attention: str) -> None:
@@ -42,13 +49,20 @@ def text_encoder(at: Scope, config: TextEncoderConfig, size: Size, attention: st
     x = tables.gather(tables.weight("token_embedding.weight", (config.vocab_size, width)), ids)
     x = tables.add(x, tables.weight("position_embedding.weight", (1, length, width)))
     mask = at.array("mask", np.triu(np.full((1, 1, length, length), _MASKED, np.float32), 1))
+    penultimate = x
     for index in range(config.num_hidden_layers):
+        penultimate = x
         x = layer(at / f"encoder.layers.{index}", x, mask, config)
     last = at.layer_norm("final_layer_norm", x, config.layer_norm_eps)
     eos = config.eos_token_id
     place = at.argmax(ids if eos is None else at.cast(at.binary("equal", ids, eos), "int32"), 1)
     pooled = at.gather_nd(last, at.stack([at.integers(0), place], 1))
-    at.output("last_hidden_state", last)
+    if config.projection_dim:
+        pooled = at.linear("text_projection", pooled, config.projection_dim, bias=False)
+    if config.penultimate:
+        at.output("hidden_embeds", penultimate)
+    else:
+        at.output("last_hidden_state", last)
     at.output("pooled_outputs", pooled)
 
 

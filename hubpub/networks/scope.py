@@ -46,6 +46,11 @@ class Size:
 class NetworkConfig:
     """Base of the configs: frozen, of plain values and tuples, so that `asdict` is what a step's name depends on."""
 
+    @property
+    def floats(self) -> Dtype:
+        """What weights are stored and computed in."""
+        return "fp16"
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `asdict` after JSON, which has lists for tuples; TypeError for keys that do not fit."""

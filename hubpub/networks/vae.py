@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hubpub.networks.layers import resnet
-from hubpub.networks.scope import NetworkConfig, Scope, Size, Value
+from hubpub.networks.scope import Dtype, NetworkConfig, Scope, Size, Value
 
 _EPS = 1e-6
 
@@ -22,6 +22,11 @@ class VAEConfig(NetworkConfig):
     layers_per_block: int
     norm_num_groups: int
     quantizes: bool  # whether it has quant_conv (the encoder) or post_quant_conv (the decoder)
+    upcast: bool = False  # whether it overflows fp16: then all of it is fp32, its inputs too
+
+    @property
+    def floats(self) -> Dtype:
+        return "fp32" if self.upcast else "fp16"
 
 
 def vae_decoder(at: Scope, config: VAEConfig, size: Size, attention: str) -> None:

@@ -8,11 +8,6 @@ SIGNATURE = "hubpub.json.sigstore.json"  # sigstore's own ending
 IMAGES = "images"
 
 
-def package_stem(name: str, component: str) -> str:
-    """Stem of a package: `prompthero/openjourney-v4`, `unet` → Apple's converter's name."""
-    return f"Stable_Diffusion_version_{name.replace('/', '_')}_{component}"
-
-
 def default_destination(owner: str, source_name: str, bits: int) -> str:
     """`<owner>/coreml-<name>-palettized`, without the ending at 16 bits."""
     ending = "" if bits == 16 else "-palettized"

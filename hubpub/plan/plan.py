@@ -9,6 +9,7 @@ from typing import Any
 from hubpub.architectures import Architecture, Component
 from hubpub.networks import Size
 from hubpub.plan.config import Config
+from hubpub.plan.parts import Drawing
 from hubpub.plan.variant import Variant
 from hubpub.sources.source import Snapshot
 from hubpub.steps import FromSource, Input, Step
@@ -27,6 +28,7 @@ class PlannedComponent:
     """One component in one variant: the keys of the steps that make and check it."""
 
     component: Component
+    source: str  # ORG/NAME of the source that it comes from
     attention: str | None  # None where the component does not depend on it
     weights: str
     package: str
@@ -36,8 +38,13 @@ class PlannedComponent:
 
     @property
     def name(self) -> str:
-        """`unet/original`: the component, and the attention where it matters."""
-        return self.component.name + (f"/{self.attention}" if self.attention else "")
+        """`unet/original`: the component, its source where there may be several, and the attention where it matters."""
+        parts = [self.component.name]
+        if self.component.is_controlnet:
+            parts.append(self.source.replace("/", "_"))
+        if self.attention:
+            parts.append(self.attention)
+        return "/".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,14 @@ class Plan:
     components: tuple[PlannedComponent, ...]
     verify: str  # numeric, full, weights or off
     measured_at: Size | None  # the size at which packages are measured
+    drawing: Drawing
     sample: str | None = None  # key of the step that draws pictures
+
+    @property
+    def input_channels(self) -> int | None:
+        """Channels that the UNet takes: 4, 9 for inpainting, 8 for InstructPix2Pix; None for a ControlNet by itself."""
+        unets = (self.step(one.package) for one in self.components if one.component.resource.startswith("Unet"))
+        return next((unet.params["config"]["in_channels"] for unet in unets), None)
 
     @property
     def snapshot(self) -> Snapshot:

@@ -9,20 +9,22 @@ A component's weights are written once per width; every attention is a program o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hubpub import __version__, architectures
-from hubpub.architectures import Architecture, Component
+from hubpub.architectures import Component
+from hubpub.architectures.component import MODEL, REFINER
 from hubpub.checkpoints import choose
 from hubpub.errors import SourceNotFound
 from hubpub.networks import Size
 from hubpub.plan.config import Config
-from hubpub.plan.names import IMAGES, package_stem
+from hubpub.plan.names import IMAGES
+from hubpub.plan.parts import Parts, bundles
 from hubpub.plan.plan import Plan, PlannedComponent, Target
 from hubpub.plan.variant import Variant
-from hubpub.sources.metadata import MODEL_INDEX, Facts
+from hubpub.sources.metadata import Facts
 from hubpub.sources.source import Snapshot
 from hubpub.steps import (
     Archive,
@@ -40,7 +42,6 @@ from hubpub.steps import (
 )
 from hubpub.steps.compile import BUNDLE, Compiler
 from hubpub.steps.package import PACKAGE
-from hubpub.steps.sample import PARTS
 
 _MB = 1 << 20
 # Lowest PSNR of the 16-bit package, run in fp32, against the source's own modules: constants that a network
@@ -50,49 +51,19 @@ FLOOR_PROGRAM = 60.0
 _MEMORY = {"package": 200 * _MB, "compile": 350 * _MB, "archive": 300 * _MB, "sample": 7000 * _MB}
 
 
-def components(config: Config, facts: Facts) -> tuple[Architecture, tuple[Component, ...]]:
-    """The source's architecture, and its components that are to be converted."""
-    architecture = architectures.detect(facts.model_index, facts.configs)
-    chosen = architectures.components_of(architecture, facts.model_index, safety_checker=config.safety_checker)
-    return architecture, chosen
-
-
-def source_files(config: Config, facts: Facts, paths: Iterable[str]) -> tuple[str, ...]:
-    """The files of the source that a plan reads: weights and tokenizer. Raises BadWeights where some are missing."""
-    paths = tuple(paths)
-    architecture, chosen = components(config, facts)
-    files: set[str] = set()
-    for component in chosen:
-        files |= set(choose(paths, folder=component.origin.folder))
-    if _bundles(config):
-        files |= set(architecture.resources)
-    if config.prompts:  # the source draws as well, so all that its pipeline reads is needed
-        folders = {component.origin.folder for component in chosen} | {"scheduler", "tokenizer"}
-        files |= {path for path in paths if path == MODEL_INDEX or _is_pipeline_file(path, folders)}
-    return tuple(sorted(files))
-
-
 def make_plan(
-    config: Config, facts: Facts, sources: Mapping[str, Snapshot], *, destination: str, verify: str, compiler: Compiler
+    config: Config, parts: Parts, sources: Mapping[str, Snapshot], *, destination: str, verify: str, compiler: Compiler
 ) -> Plan:
     """The plan of one model.
 
     `sources` hold (at least) `source_files`; `verify` and `compiler` are the modes that
     config and machine have led to. Raises ConfigError, UnknownArchitecture and SourceNotFound.
     """
-    architecture, chosen = components(config, facts)
     architectures.check_components(config.floor)
-    size = architectures.published_size(facts.configs, config.latent, config.batch)
-    builder = _PlanBuilder(
-        config=config,
-        facts=facts,
-        sources=sources,
-        architecture=architecture,
-        size=size,
-        measured_at=architectures.gate_size(facts.configs, size) if verify == "numeric" else size,
-        verify=verify,
-        compiler=compiler,
-    )
+    configs = parts.configs(MODEL)
+    size = architectures.published_size(parts.architecture, configs, config.latent, config.batch)
+    small = architectures.gate_size(parts.architecture, configs, size) if verify == "numeric" else size
+    builder = _PlanBuilder(config, parts, sources, size=size, measured_at=small, verify=verify, compiler=compiler)
     variants = tuple(
         Variant(
             attention=attention,
@@ -105,16 +76,16 @@ def make_plan(
     )
     for variant in variants:
         architectures.check_knobs(attention=variant.attention, batch=variant.batch, target=variant.target)
-        for component in chosen:
+        for component in parts.components:
             builder.component(component, variant)
     if verify != "off":
-        builder.readbacks(chosen)
+        builder.readbacks()
     for variant in variants:
-        builder.variant(variant, chosen, repo=destination.rpartition("/")[2])
+        builder.variant(variant, repo=destination.rpartition("/")[2])
     sample = builder.sample() if config.prompts else None
     return Plan(
         config=config,
-        architecture=architecture,
+        architecture=parts.architecture,
         sources=sources,
         variants=variants,
         destination=destination,
@@ -124,6 +95,7 @@ def make_plan(
         verify=verify,
         measured_at=builder.measured_at if verify in ("numeric", "full") else None,
         sample=sample,
+        drawing=parts.drawing(config),
     )
 
 
@@ -132,27 +104,27 @@ class _PlanBuilder:
 
     def __init__(
         self,
-        *,
         config: Config,
-        facts: Facts,
+        parts: Parts,
         sources: Mapping[str, Snapshot],
-        architecture: Architecture,
+        *,
         size: Size,
         measured_at: Size,
         verify: str,
         compiler: Compiler,
     ) -> None:
-        self.config, self.facts, self.sources = config, facts, sources
-        self.architecture, self.size, self.measured_at = architecture, size, measured_at
-        self.verify, self.compiler = verify, compiler
+        self.config, self.parts, self.sources = config, parts, sources
+        self.size, self.measured_at, self.verify, self.compiler = size, measured_at, verify, compiler
+        self.facts = parts.facts[MODEL]
+        self.settings = config.model_dump()
         self.steps: dict[str, Step] = {}
         self.targets: list[Target] = []
-        self.planned: dict[tuple[str, str | None], PlannedComponent] = {}
+        self.planned: dict[tuple[str, str, str | None], PlannedComponent] = {}  # by component, source and attention
 
     @property
     def model(self) -> Snapshot:
         """The source that was asked for."""
-        return self.sources["model"]
+        return self.sources[MODEL]
 
     def add(self, step: Step) -> str:
         return self.steps.setdefault(step.key, step).key
@@ -160,42 +132,52 @@ class _PlanBuilder:
     # -- one component ---------------------------------------------------------------------------------------------
 
     def component(self, component: Component, variant: Variant) -> None:
-        """weights → package → compile, and measure; nothing where another variant has planned the same."""
+        """weights → package → compile of each piece, and measure of all; nothing where another variant has the same."""
         attention = variant.attention if "attention" in component.knobs else None
-        if (component.name, attention) in self.planned:
+        pieces = self.parts.pieces(component)
+        if (pieces[0].name, component.origin.source, attention) in self.planned:
             return
         bits = variant.bits if component.palettizes else 16
-        weights = self.weights(component, bits)
-        package = self.package(component, variant, weights)
-        self.planned[component.name, attention] = PlannedComponent(
-            component=component,
-            attention=attention,
-            weights=weights,
-            package=package,
-            readback=None,
-            measure=self.measure(component, variant, bits, weights, package)
-            if self.verify in ("numeric", "full")
-            else None,
-            compile=self.compile(component, attention, package) if _bundles(self.config) else None,
-        )
+        made = []
+        for piece in pieces:
+            weights = self.weights(piece, bits)
+            made.append((weights, self.package(piece, variant, weights)))
+        measured = self.measure(component, variant, bits, made) if self.verify in ("numeric", "full") else None
+        for piece, (weights, package) in zip(pieces, made, strict=True):
+            self.planned[piece.name, piece.origin.source, attention] = PlannedComponent(
+                component=piece,
+                source=self.sources[piece.origin.source].source.name,
+                attention=attention,
+                weights=weights,
+                package=package,
+                readback=None,
+                measure=measured,
+                compile=self.compile(piece, attention, package) if bundles(self.config) else None,
+            )
 
     def identity(self, component: Component) -> dict[str, Any]:
         """The parameters that name a component and its network."""
-        network = component.config(self.facts.configs)
+        network = component.read(self.parts.configs(component.origin.source), self.settings)
         return {
-            "family": self.architecture.name,
+            "family": self.parts.architecture.name,
             "component": component.name,
             "config": component.meaning(network),
         }
+
+    def owner(self, component: Component) -> Component:
+        """The component whose weights it uses: itself, unless they are written for another one, too."""
+        if component.weights is None:
+            return component
+        return self.parts.architecture.component(component.weights).of(component.origin.source)
 
     def weights(self, component: Component, bits: int) -> str:
         names = self.weight_files(component)
         return self.add(
             Weights(
-                **self.identity(component),
+                **self.identity(self.owner(component)),
                 bits=bits,
                 checkpoint={"files": names},
-                inputs={"source": self.source(component.origin.folder, names, component.origin.source)},
+                inputs={"source": self.folder(component, names)},
                 size=self.elements(component) * bits // 8,
                 memory=component.memory.weights,
             )
@@ -206,23 +188,24 @@ class _PlanBuilder:
             Package(
                 **self.identity(component),
                 **component.parameters(size=self.size, attention=variant.attention, target=variant.target),
-                metadata=self.metadata(),
+                metadata=self.metadata(component),
                 inputs={"weights": FromStep(key=weights)},
                 size=3 * _MB,
                 memory=_MEMORY["package"],
             )
         )
 
-    def readbacks(self, chosen: Iterable[Component]) -> None:
+    def readbacks(self) -> None:
         """One for the packages over each weight file."""
-        for component in chosen:
-            planned = [one for (name, _), one in self.planned.items() if name == component.name]
+        for key in dict.fromkeys(one.weights for one in self.planned.values()):
+            planned = [one for one in self.planned.values() if one.weights == key]
             first, *others = planned
-            names = self.weight_files(component)
-            weights = self.steps[first.weights]
+            owner = self.owner(first.component)
+            names = self.weight_files(owner)
+            weights = self.steps[key]
             assert isinstance(weights, Weights)
             inputs: dict[str, Input] = {
-                "source": self.source(component.origin.folder, names, component.origin.source),
+                "source": self.folder(owner, names),
                 "package": FromStep(key=first.package, path=PACKAGE),
             }
             inputs |= {
@@ -230,59 +213,68 @@ class _PlanBuilder:
             }
             readback = self.add(
                 Readback(
-                    **self.identity(component),
+                    **self.identity(owner),
                     bits=weights.bits,
                     checkpoint={"files": names},
                     inputs=inputs,
-                    memory=component.memory.readback,
+                    memory=owner.memory.readback,
                 )
             )
-            for one in planned:
-                self.planned[component.name, one.attention] = replace(one, readback=readback)
+            for place, one in self.planned.items():
+                if one.weights == key:
+                    self.planned[place] = replace(one, readback=readback)
 
-    def measure(self, component: Component, variant: Variant, bits: int, weights: str, package: str) -> str:
+    def measure(self, component: Component, variant: Variant, bits: int, made: Sequence[tuple[str, str]]) -> str:
+        """One measurement of a component; `made` are the weights and the package of each piece."""
         names = self.weight_files(component)
         parameters = component.parameters(size=self.measured_at, attention=variant.attention, target=variant.target)
         size = {name: parameters[name] for name in ("height", "width", "batch")}
         elements, full = self.elements(component), self.verify == "full"
+        source = self.folder(component, names)
         expected = self.add(
             Reference(
                 **self.identity(component),
-                config_json=dict(self.facts.configs[component.origin.folder]),
+                config_json=dict(self.parts.configs(component.origin.source)[component.origin.folder]),
                 **size,
                 checkpoint={"files": names},
-                samples={
-                    "timesteps": self.facts.scheduler.get("num_train_timesteps") or 1000,
-                    "scaling_factor": self.facts.scaling_factor,
-                },
-                inputs={"source": self.source(component.origin.folder, names, component.origin.source)},
+                samples=self.samples(),
+                inputs={"source": source},
                 memory=component.memory.of_reference(elements, full=full),
             )
         )
+        inputs: dict[str, Input] = {"source": source, "expected": FromStep(key=expected)}
+        for number, (weights, package) in enumerate(made):
+            inputs[f"package/{number}"] = FromStep(key=package, path=PACKAGE)
+            inputs[f"weights/{number}"] = FromStep(key=weights)
         return self.add(
             Measure(
                 **self.identity(component),
+                pieces=[piece.name for piece in self.parts.pieces(component)],
                 checkpoint={"files": names},
                 **parameters,
                 bits=bits,
                 floor=self.config.floor.get(component.name, component.floors.get(bits)),
                 floor_program=FLOOR_PROGRAM,
-                inputs={
-                    "package": FromStep(key=package, path=PACKAGE),
-                    "weights": FromStep(key=weights),
-                    "source": self.source(component.origin.folder, names, component.origin.source),
-                    "expected": FromStep(key=expected),
-                },
+                inputs=inputs,
                 memory=component.memory.of_measure(elements, full=full),
             )
         )
+
+    def samples(self) -> dict[str, Any]:
+        """What realistic inputs depend on, of the model."""
+        scale = architectures.image_scale(self.parts.configs(MODEL))
+        return {
+            "timesteps": self.facts.scheduler.get("num_train_timesteps") or 1000,
+            "scaling_factor": self.facts.scaling_factor,
+            "size": [self.size.height * scale, self.size.width * scale],
+        }
 
     def compile(self, component: Component, attention: str | None, package: str) -> str:
         return self.add(
             Compile(
                 component=component.name,
                 attention=attention,
-                stem=package_stem(self.model.source.name, component.name),
+                stem=self.stem(component),
                 compiler=self.compiler,
                 by=__version__,
                 inputs={"package": FromStep(key=package, path=PACKAGE)},
@@ -291,27 +283,32 @@ class _PlanBuilder:
             )
         )
 
+    def stem(self, component: Component) -> str:
+        """The package's name without its ending."""
+        source = self.sources[component.origin.source].source.name
+        return component.package_stem(model=self.model.source.name, source=source)
+
     # -- one variant -----------------------------------------------------------------------------------------------
 
-    def variant(self, variant: Variant, chosen: Iterable[Component], *, repo: str) -> None:
+    def variant(self, variant: Variant, *, repo: str) -> None:
         """What is published of one attention."""
         planned = [
-            self.planned[component.name, variant.attention if "attention" in component.knobs else None]
-            for component in chosen
+            self.planned[piece.name, piece.origin.source, variant.attention if "attention" in piece.knobs else None]
+            for component in self.parts.components
+            for piece in self.parts.pieces(component)
         ]
         if "packages" in self.config.formats:
             for one in planned:
-                stem = package_stem(self.model.source.name, one.component.name)
-                path = f"{variant.folder('packages')}/{stem}.mlpackage"
+                path = f"{variant.folder('packages')}/{self.stem(one.component)}.mlpackage"
                 self.targets.append(Target(path_in_repo=path, content=FromStep(key=one.package, path=PACKAGE)))
-        if not _bundles(self.config):
+        if not bundles(self.config):
             return
         bundle: dict[str, Input] = {
-            f"{one.component.resource}.mlmodelc": FromStep(key=one.compile, path=BUNDLE)
+            f"{one.component.bundle(one.source)}.mlmodelc": FromStep(key=one.compile, path=BUNDLE)
             for one in planned
             if one.compile
         }
-        for resource in self.architecture.resources:
+        for resource in self.parts.architecture.resources:
             bundle[resource.rpartition("/")[2]] = self.source(resource)
         if "compiled" in self.config.formats:
             for name, content in bundle.items():
@@ -331,20 +328,28 @@ class _PlanBuilder:
 
     def sample(self) -> str:
         """Pictures drawn by the first variant's packages and by the source."""
-        first = self.config.attention[0]
-        parts = {name: one for (name, attention), one in self.planned.items() if attention in (None, first)}
-        files = sorted({file.path for file in self.model.files})
+        first, drawing = self.config.attention[0], self.parts.drawing(self.config)
+        packages: dict[str, Input] = {
+            one.component.name: FromStep(key=one.package, path=PACKAGE)
+            for one in self.planned.values()
+            if one.attention in (None, first)
+        }
+        sources: dict[str, Input] = {
+            f"source/{name}": self.source(".", sorted({file.path for file in self.sources[name].files}), name)
+            for name in (MODEL, REFINER)
+            if name in self.sources
+        }
+        sources["tokenizer"] = self.source(self.parts.architecture.resources[0])
         requests = [
             {
                 "prompt": prompt,
                 "negative": "",
                 "seed": 0,
-                "steps": self.config.prompt_steps,
-                "guidance": self.config.prompt_guidance,
+                "steps": drawing.steps,
+                "guidance": drawing.guidance,
             }
             for prompt in self.config.prompts
         ]
-        packages: dict[str, Input] = {name: FromStep(key=parts[name].package, path=PACKAGE) for name in PARTS}
         key = self.add(
             Sample(
                 requests=requests,
@@ -352,7 +357,8 @@ class _PlanBuilder:
                 scheduler=self.facts.scheduler_name,
                 scheduler_config=dict(self.facts.scheduler),
                 scaling_factor=self.facts.scaling_factor,
-                inputs={**packages, "source": self.source(".", files)},
+                guides=drawing.guidance_embedding is None,
+                inputs={**packages, **sources},
                 size=len(requests) * _MB,
                 memory=_MEMORY["sample"],
             )
@@ -362,17 +368,21 @@ class _PlanBuilder:
 
     # -- the source ------------------------------------------------------------------------------------------------
 
-    def metadata(self) -> dict[str, Any]:
-        """What packages say of where they come from: from the source, nothing that changes by itself."""
-        source = self.model.source
+    def metadata(self, component: Component) -> dict[str, Any]:
+        """What packages say of where they come from: from their source, nothing that changes by itself."""
+        source, facts = self.sources[component.origin.source].source, self.parts.facts[component.origin.source]
         where = f"huggingface.co/{source.name}" if source.kind == "hub" else source.name
         return {
             "author": f"Please refer to the Model Card available at {where}",
-            "license": licence_text(self.config, self.facts),
+            "license": licence_text(self.config, facts),
             "version": source.name,
         }
 
-    def source(self, path: str, names: Iterable[str] = ("",), source: str = "model") -> FromSource:
+    def folder(self, component: Component, names: Iterable[str]) -> FromSource:
+        """The component's folder, of which these files matter."""
+        return self.source(component.origin.folder or ".", names, component.origin.source)
+
+    def source(self, path: str, names: Iterable[str] = ("",), source: str = MODEL) -> FromSource:
         files = {}
         for name in names:
             file = self.sources[source].file(f"{path}/{name}".removeprefix("./") if name else path)
@@ -389,8 +399,8 @@ class _PlanBuilder:
 
     def elements(self, component: Component) -> int:
         """Parameters of a component, at most: its files hold two bytes for each, or four, which only they know."""
-        snapshot = self.sources[component.origin.source]
-        paths = [f"{component.origin.folder}/{name}" for name in self.weight_files(component)]
+        snapshot, folder = self.sources[component.origin.source], component.origin.folder
+        paths = [f"{folder}/{name}".removeprefix("/") for name in self.weight_files(component)]
         total = sum(file.size // 2 for path in paths if (file := snapshot.file(path)))
         return int(total * component.share)
 
@@ -401,12 +411,3 @@ def licence_text(config: Config, facts: Facts) -> str:
     if licence == "other":
         return str(facts.card.get("license_name") or licence)
     return str(licence)
-
-
-def _is_pipeline_file(path: str, folders: set[str]) -> bool:
-    folder, slash, name = path.partition("/")
-    return bool(slash) and folder in folders and name.endswith((".json", ".txt")) and ".index." not in name
-
-
-def _bundles(config: Config) -> bool:
-    return "compiled" in config.formats or "zip" in config.formats

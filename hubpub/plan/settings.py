@@ -78,6 +78,25 @@ class Making:
         Target, Setting("Variants", "Oldest system that loads the models.", metavar="SYSTEM")
     ] = "macOS13"
     safety_checker: Annotated[bool, Setting("Variants", "Convert the safety checker where the source has one.")] = True
+    chunk_unet: Annotated[
+        bool, Setting("Variants", "Cut the UNet in two, for iPhones that cannot load it whole at 16 bits.")
+    ] = False
+    refiner: Annotated[
+        str | None, Setting("Source", "SDXL refiner to publish with the model: a source of its own.", metavar="SOURCE")
+    ] = None
+    controlnet: Annotated[
+        tuple[str, ...], Setting("Source", "ControlNet to publish with the model.", metavar="SOURCE")
+    ] = ()
+    guidance_embedding: Annotated[
+        float | None,
+        Setting(
+            "Variants",
+            "Guidance scale built into a UNet that was distilled for one (LCM).",
+            metavar="W",
+            default="8.0",
+        ),
+        Ge(1),
+    ] = None
     license: Annotated[
         str | None, Setting("Release", "Licence id for the card, where the source names none.", metavar="ID")
     ] = None
@@ -86,8 +105,17 @@ class Making:
         tuple[str, ...],
         Setting("Release", "Draw this and publish the picture with the card.", flag="prompt", metavar="TEXT"),
     ] = ()
-    prompt_steps: Annotated[int, Setting("Release", "Scheduler steps of each picture."), Gt(0), Le(200)] = 20
-    prompt_guidance: Annotated[float, Setting("Release", "Guidance scale of each picture."), Ge(1)] = 7.5
+    prompt_steps: Annotated[
+        int | None,
+        Setting("Release", "Scheduler steps of each picture.", default="what the source's card draws with, else 20"),
+        Gt(0),
+        Le(200),
+    ] = None
+    prompt_guidance: Annotated[
+        float | None,
+        Setting("Release", "Guidance scale of each picture.", default="what the source's card draws with, else 7.5"),
+        Ge(0),
+    ] = None
     compiler: Annotated[
         Literal["auto", "portable", "apple"],
         Setting("Variants", "Compiler of the bundles (apple needs Xcode).", metavar="NAME"),

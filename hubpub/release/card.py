@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,41 @@ def view(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "loadable": _loadable(manifest),
         "swift": _swift(manifest),
         "pipeline": _pipeline(manifest),
+        **_parts(manifest),
         "fetch_folder": lambda variant: fetch_folder(repo_id, variant),
     }
+
+
+# Of manifests before 0.2.
+_APPS = {
+    "swift_pipeline": "StableDiffusionPipeline",
+    "devices": "",
+    "input_channels": 4,
+    "controlnets": {},
+    "refiner": None,
+}
+
+
+def _parts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the text says of the components and of the sources beside the model."""
+    parts = list(manifest["components"].items())
+    compressed, whole = (
+        list(dict.fromkeys(part.get("title", name) for name, part in parts if (part["bits"] < 16) is small))
+        for small in (True, False)
+    )
+    return {
+        "apps": {**_APPS, **manifest.get("apps", {})},
+        "others": list(manifest.get("other_sources", {}).values()),
+        "compressed": _listed(compressed),
+        "whole": _listed(whole),
+        "whole_is_one": len(whole) == 1,
+        "single": any(part.get("floats") == "fp32" for _, part in parts),
+        "chunked": any("_chunk" in name for name, _ in parts),
+    }
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _loadable(manifest: Mapping[str, Any]) -> str | None:
@@ -102,14 +135,16 @@ def _loadable(manifest: Mapping[str, Any]) -> str | None:
 
 def _swift(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     """The values for `swift.j2`; `archive` is missing if the repo has none."""
-    loadable = _loadable(manifest)
-    if loadable is None:
+    loadable, apps = _loadable(manifest), {**_APPS, **manifest.get("apps", {})}
+    if loadable is None or apps["swift_pipeline"] is None:
         return None
     repo_id, attention = manifest["repo_id"], loadable.partition("/")[0]
     path = manifest["variants"].get(f"{attention}/zip", {}).get("path")
     file = next((file for file in manifest["files"] if file["path"] == path), None)
     return {
         "folder": f"models/{fetch_folder(repo_id, f'{attention}/compiled')}",
+        "pipeline": apps["swift_pipeline"],
+        "controlnets": list(apps["controlnets"]),
         "compute_units": ATTENTION_USE[attention][2],
         "minimum_os": manifest["settings"]["minimum_os"],
         "archive": {**file, "url": f"https://huggingface.co/{repo_id}/resolve/main/{path}"} if file else None,

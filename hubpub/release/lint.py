@@ -27,6 +27,8 @@ from hubpub.release.mochi import lint_mochi
 
 ZIP_SUFFIXES: Final = ("original_compiled", "split_einsum_compiled", "split_einsum_v2_compiled")
 
+CONTROLNETS: Final = "controlnet"  # the folder of ControlNets beside the other bundles
+_UNETS: Final = ("Unet", "UnetRefiner", "ControlledUnet")
 _JUNK: Final = frozenset({".DS_Store", "__MACOSX", "Thumbs.db", "desktop.ini", ".localized", ".git"})
 _POINTER: Final = b"version https://git-lfs"
 _NUMPY: Final = frozenset({"float16", "float32", "float64", "double", "int32", "int8"})
@@ -68,16 +70,23 @@ def lint_zip(path: Path, *, attention: str | None = None) -> tuple[Finding, ...]
 
 def lint_compiled(names: Sequence[str], read: Read, *, attention: str | None = None) -> tuple[Finding, ...]:
     """All rules for a folder of compiled bundles; `names` are relative to it, `read` reads a file's first bytes."""
+    whole = not only_controlnets(names)
     return _sorted(
         (
             *lint_names(names),
             *lint_pointers(names, read),
-            *lint_swift_loader(names),
+            *(lint_swift_loader(names) if whole else ()),
             *lint_bundles(names, read),
-            *lint_mochi(names, read, attention=attention),
+            *(lint_mochi(names, read, attention=attention) if whole else ()),
             *lint_python_pipeline(names, read),
         )
     )
+
+
+def only_controlnets(names: Iterable[str]) -> bool:
+    """Whether a folder holds ControlNets alone, which apps load beside a model of another folder."""
+    tops = {parts[0] for parts in map(_parts, names) if len(parts) > 1}
+    return tops == {CONTROLNETS}
 
 
 def lint_names(names: Iterable[str]) -> Iterator[Finding]:
@@ -114,7 +123,8 @@ def lint_zip_names(names: Sequence[str], *, zip_name: str) -> Iterator[Finding]:
         )
     for name in sorted(name for name, count in Counter(names).items() if count > 1):
         yield Finding(severity="error", path=name, sentence="The archive contains this file twice.")
-    if stem in tops and not any(len(parts) > 2 and parts[1].endswith(BUNDLE) for parts in map(_parts, names)):
+    inside = {parts[1] for parts in map(_parts, names) if len(parts) > 2}
+    if stem in tops and not any(name.endswith(BUNDLE) or name == CONTROLNETS for name in inside):
         yield Finding(
             severity="error",
             path=zip_name,
@@ -142,17 +152,20 @@ def lint_swift_loader(names: Sequence[str]) -> Iterator[Finding]:
     for name in ("vocab.json", "merges.txt"):
         if name not in files:
             yield missing(name, "Apple's Swift package reads the tokenizer from it.")
-    chunks = {"UnetChunk1", "UnetChunk2"} & bundles
-    if len(chunks) == 1:
-        yield Finding(severity="error", path=f"{chunks.pop()}{BUNDLE}", sentence="A chunked UNet needs both chunks.")
-    elif not chunks and not {"Unet", "ControlledUnet"} & bundles:
+    if not {"Unet", "UnetChunk1", "UnetChunk2", "ControlledUnet", "ControlledUnetChunk1"} & bundles:
         yield missing(f"Unet{BUNDLE}", "Apple's Swift package cannot load a pipeline without it.")
-    elif chunks and "Unet" in bundles:
-        yield Finding(
-            severity="warning",
-            path=f"Unet{BUNDLE}",
-            sentence="It is never loaded, because apps prefer the chunks.",
-        )
+    for unet in _UNETS:
+        chunks = {f"{unet}Chunk1", f"{unet}Chunk2"} & bundles
+        if len(chunks) == 1:
+            path = f"{chunks.pop()}{BUNDLE}"
+            yield Finding(severity="error", path=path, sentence="A chunked UNet needs both chunks.")
+        elif chunks and unet in bundles:
+            path = f"{unet}{BUNDLE}"
+            yield Finding(severity="warning", path=path, sentence="It is never loaded: apps prefer the chunks.")
+    controlled = {"ControlledUnet", "ControlledUnetChunk1"} & bundles
+    if not controlled and any(name.startswith(f"{CONTROLNETS}/") for name in names):
+        sentence = "Without it, Apple's Swift package cannot use the ControlNets beside it."
+        yield missing(f"ControlledUnet{BUNDLE}", sentence)
     if "VAEEncoder" not in bundles:
         sentence = "Without it, image-to-image does not work, and Mochi Diffusion does not know the image size."
         yield Finding(severity="warning", path=f"VAEEncoder{BUNDLE}", sentence=sentence)

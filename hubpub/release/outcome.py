@@ -10,6 +10,7 @@ from typing import Any
 
 from hubpub import __version__
 from hubpub.architectures import image_scale
+from hubpub.architectures.component import CONTROLNET, MODEL, REFINER
 from hubpub.engine.store import Entry
 from hubpub.plan.names import IMAGES
 from hubpub.plan.plan import Plan, PlannedComponent
@@ -19,10 +20,10 @@ from hubpub.plan.variant import MINIMUM_OS, SPEC_VERSIONS
 from hubpub.release.artifact import Artifact
 from hubpub.release.release import MANIFEST_FORMAT, variant_of
 from hubpub.sources.metadata import Facts
-from hubpub.sources.source import Snapshot
+from hubpub.sources.source import Snapshot, Source
 
 # Settings that say how to run, not what to make, or that the manifest holds elsewhere.
-_NOT_IN_COMMAND = {"source", "to", "template"}
+_NOT_IN_COMMAND = {"source", "to", "template", "refiner", "controlnet"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Outcome:
     """Every file that a plan has made, and everything that was measured on the way."""
 
     plan: Plan
-    facts: Facts
+    facts: Mapping[str, Facts]  # by the source's name in the plan
     artifacts: tuple[Artifact, ...]
     entries: Mapping[str, Entry]  # step key → what the store holds
     made: frozenset[str] = frozenset()  # keys of the steps that this run made itself
@@ -49,7 +50,7 @@ class Outcome:
 
 def manifest(outcome: Outcome) -> dict[str, Any]:
     """hubpub.json of this outcome alone (release.merge adds what the repo keeps)."""
-    plan, facts, config = outcome.plan, outcome.facts, outcome.plan.config
+    plan, facts, config = outcome.plan, outcome.facts[MODEL], outcome.plan.config
     spec = SPEC_VERSIONS[config.deployment_target]
     height, width = plan.variants[0].latent
     scale = image_scale(facts.configs)
@@ -60,6 +61,15 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
         "architecture": plan.architecture.name,
         "title": plan.architecture.title,
         "source": _source(outcome.plan.snapshot),
+        "other_sources": {
+            name: {
+                "what": _WHAT[name.partition("/")[0]],
+                "license": licence_text(config, outcome.facts[name]),
+                **_source(one),
+            }
+            for name, one in plan.sources.items()
+            if name != MODEL
+        },
         "settings": {
             "attention": [variant.attention for variant in plan.variants],
             "bits": config.bits,
@@ -75,6 +85,15 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
         "scheduler_config": {key: value for key, value in facts.scheduler.items() if not key.startswith("_")},
         "prediction_type": facts.prediction_type,
         "scaling_factor": facts.scaling_factor,
+        "drawing": {"steps": plan.drawing.steps, "guidance": plan.drawing.guidance},
+        "guidance_embedding": plan.drawing.guidance_embedding,
+        "apps": {
+            "swift_pipeline": plan.architecture.swift,
+            "devices": plan.architecture.devices,
+            "input_channels": plan.input_channels,
+            "controlnets": _controlnets(plan),
+            "refiner": plan.sources[REFINER].source.name if REFINER in plan.sources else None,
+        },
         "card": _card(outcome),
         "variants": _variants(outcome.artifacts),
         "files": [artifact.to_entry() for artifact in sorted(outcome.artifacts, key=lambda artifact: artifact.path)],
@@ -85,14 +104,23 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+_WHAT = {REFINER: "refiner", CONTROLNET: "ControlNet"}
+
+
+def _controlnets(plan: Plan) -> dict[str, str]:
+    """By the name under which apps load it, the source of each ControlNet."""
+    found = {one.component.bundle(one.source): one.source for one in plan.components if one.component.is_controlnet}
+    return {bundle.rpartition("/")[2]: source for bundle, source in found.items()}
+
+
 def command(outcome: Outcome) -> str:
     """The command that makes this release again."""
     config = outcome.plan.config
     source = outcome.plan.snapshot.source
-    words = ["hubpub", "publish", source.location if source.kind != "folder" else f"./{source.name.rpartition('/')[2]}"]
-    if source.kind == "git":
-        words[2] = f"git+{words[2]}"
-    words += ["--to", outcome.plan.destination]
+    words = ["hubpub", "publish", _typed(source), "--to", outcome.plan.destination]
+    for name, snapshot in outcome.plan.sources.items():
+        if name != MODEL:
+            words += [f"--{name.partition('/')[0]}", _typed(snapshot.source)]
     commit = outcome.plan.snapshot.commit
     if commit and source.kind != "folder":
         words += ["--revision", commit]
@@ -105,6 +133,17 @@ def command(outcome: Outcome) -> str:
             continue
         words += _flag(name, value)
     return shlex.join(words)
+
+
+def _typed(source: Source) -> str:
+    """A source as it would be typed; a folder of this machine is known by its name only."""
+    match source.kind:
+        case "folder":
+            return f"./{source.name.rpartition('/')[2]}"
+        case "git":
+            return f"git+{source.location}"
+        case "hub":
+            return source.location
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -133,14 +172,17 @@ def _source(snapshot: Snapshot) -> dict[str, Any]:
 
 def _card(outcome: Outcome) -> dict[str, Any]:
     """The data of the card's front matter."""
-    config, facts, source = outcome.plan.config, outcome.facts, outcome.plan.snapshot.source
+    config, facts = outcome.plan.config, outcome.facts[MODEL]
     data: dict[str, Any] = {"license": config.license or facts.card.get("license")}
     if data["license"] == "other":
         data["license_name"] = licence_text(config, facts)
         data["license_link"] = facts.card.get("license_link")
-    if source.kind == "hub":
-        data["base_model"] = source.location
+    models = [one.source.location for one in outcome.plan.sources.values() if one.source.kind == "hub"]
+    if models:
+        data["base_model"] = models[0] if len(models) == 1 else models
         data["base_model_relation"] = "quantized"
+    if based_on := facts.card.get("base_model") if outcome.plan.architecture.swift is None else None:
+        data["base_model"] = [*_texts(data.get("base_model")), *_texts(based_on)]
     language = facts.card.get("language")
     if language:
         data["language"] = language
@@ -153,6 +195,11 @@ def _card(outcome: Outcome) -> dict[str, Any]:
     if pictures:
         data["widget"] = [{"text": one["prompt"], "output": {"url": one["release"]}} for one in pictures]
     return {key: value for key, value in data.items() if value is not None}
+
+
+def _texts(value: Any) -> list[str]:
+    """A text or a list of texts, of a card."""
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
 
 
 def _variants(artifacts: Iterable[Artifact]) -> dict[str, Any]:
@@ -182,8 +229,10 @@ def _component(planned: PlannedComponent, outcome: Outcome) -> dict[str, Any]:
     }
     compiled = entries[planned.compile].measurements if planned.compile else None
     return {
-        "coreml_name": planned.component.resource,
+        "title": planned.component.title,
+        "coreml_name": planned.component.bundle(planned.source),
         "bits": weights.params["bits"],
+        "floats": planned.component.read_config(weights.params["config"]).floats,
         "size": entries[planned.package].size,
         "program": _without(entries[planned.package].measurements),
         "weights": _without(entries[planned.weights].measurements),

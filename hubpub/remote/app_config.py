@@ -38,6 +38,15 @@ class AppConfig(BaseModel):
     batch: int | None = Field(None, description="Rows of the UNet's inputs: 2 for guidance.")
     prediction_type: str | None = Field(None, description="For the app's scheduler: epsilon or v_prediction.")
     scaling_factor: float | None = Field(None, description="Divide latents by it before the VAE decoder.")
+    swift_pipeline: str | None = Field(None, description="Class of Apple's Swift package that loads it.")
+    scheduler: str | None = Field(None, description="The source's scheduler class of diffusers, without `Scheduler`.")
+    steps: int | None = Field(None, description="Steps that the source's card draws with, or usual ones.")
+    guidance: float | None = Field(None, description="Guidance scale of the same; 0 and 1 are none.")
+    guidance_embedding: float | None = Field(
+        None, description="Guidance scale built into the UNet: draw with guidance 1 and batch row 0 unused."
+    )
+    controlnets: tuple[str, ...] | None = Field(None, description="ControlNets in the folder `controlnet`, by name.")
+    refiner: bool | None = Field(None, description="Whether an SDXL refiner is there (UnetRefiner).")
 
 
 def app_config(state: RemoteState, variant: str, *, endpoint: str) -> AppConfig:
@@ -63,7 +72,17 @@ def app_config(state: RemoteState, variant: str, *, endpoint: str) -> AppConfig:
     manifest = state.manifest or {}
     stored = manifest.get("settings", {})
     settings = {key: stored.get(key) for key in ("bits", "image", "batch")}
-    settings |= {key: manifest.get(key) for key in ("prediction_type", "scaling_factor")}
+    settings |= {
+        key: manifest.get(key) for key in ("prediction_type", "scaling_factor", "scheduler", "guidance_embedding")
+    }
+    settings |= {key: _table(manifest, "drawing").get(key) for key in ("steps", "guidance")}
+    apps = _table(manifest, "apps")
+    controlnets = apps.get("controlnets")
+    settings |= {
+        "swift_pipeline": apps.get("swift_pipeline"),
+        "controlnets": list(controlnets) if isinstance(controlnets, Mapping) else None,
+        "refiner": apps["refiner"] is not None if "refiner" in apps else None,
+    }
     try:
         return AppConfig.model_validate(
             {
@@ -86,6 +105,12 @@ def app_config(state: RemoteState, variant: str, *, endpoint: str) -> AppConfig:
             f"hubpub.json of {state.repo_id} has {wrong['loc'][0]} = {wrong['input']!r}.",
             hint="Tell the repo's owner to publish again.",
         ) from None
+
+
+def _table(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A table of a manifest; empty in one of another version."""
+    value = manifest.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def minimum_os(manifest: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -24,6 +24,7 @@ _FORMAT: Final = {".mlpackage": "packages", ".mlmodelc": "compiled"}
 # The longest first: split_einsum is the beginning of split_einsum_v2.
 _ATTENTION: Final = re.compile(r"split[-_]einsum[-_]v2|split[-_]einsum|original", re.IGNORECASE)
 _JUNK: Final = re.compile(r"(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini|\._[^/]*)|(.*/)?__MACOSX/.*")
+_CONTROLNETS: Final = "controlnet"
 _TOKENIZER: Final = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -153,7 +154,10 @@ def _holder(path: str) -> tuple[str, str] | None:
     for number, part in enumerate(parts[:-1]):
         form = _FORMAT.get(part[part.rfind(".") :].lower())
         if form is not None:
-            return "".join(f"{above}/" for above in parts[:number]), form
+            above = parts[:number]
+            if above[-1:] == [_CONTROLNETS]:  # they belong to the models of the folder above
+                above = above[:-1]
+            return "".join(f"{part}/" for part in above), form
     return None
 
 

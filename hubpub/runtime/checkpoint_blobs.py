@@ -32,12 +32,12 @@ class CheckpointBlobs:
         self.path = Path("the source's weights")
         self._checkpoint = checkpoint
         self._names = names
-        self._tensors: list[tuple[str, str, tuple[int, ...]]] = []  # checkpoint's name, transform, shape
+        self._tensors: list[tuple[str, str, tuple[int, ...], str]] = []  # checkpoint's name, transform, shape
 
     # -- places ----------------------------------------------------------------------------------------------------
 
     def weight(self, tensor: str, transform: str, shape: tuple[int, ...], dtype: str) -> Dense:
-        self._tensors.append((self._names[tensor], transform, shape))
+        self._tensors.append((self._names[tensor], transform, shape, dtype))
         return Dense(offset=_STEP * (len(self._tensors) - 1))
 
     def literal(self, values: Array, dtype: str) -> Inline:
@@ -53,18 +53,19 @@ class CheckpointBlobs:
 
     def record(self, offset: int) -> tuple[int, int, int]:
         """MIL data type, number of bytes, offset."""
-        _, _, shape = self._tensors[offset // _STEP]
-        return schema.FLOAT16, 2 * int(np.prod(shape)), offset
+        _, _, shape, dtype = self._tensors[offset // _STEP]
+        kind, width = (schema.FLOAT32, 4) if dtype == "fp32" else (schema.FLOAT16, 2)
+        return kind, width * int(np.prod(shape)), offset
 
     def read(self, offset: int) -> memoryview:
         raise BadPackage("A checkpoint has no packed constants.")
 
     def array(self, offset: int, shape: tuple[int, ...] | None = None) -> Array:
-        name, transform, own = self._tensors[offset // _STEP]
+        name, transform, own, dtype = self._tensors[offset // _STEP]
         values: Array = self._checkpoint.float16(name)
         if transform:
             values = TRANSFORMS[transform](values).astype(np.float16)
-        return values.reshape(shape or own)
+        return values.astype(np.float32 if dtype == "fp32" else np.float16, copy=False).reshape(shape or own)
 
     def close(self) -> None:
         """The checkpoint is the caller's."""

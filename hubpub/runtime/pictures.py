@@ -1,4 +1,4 @@
-"""Draws pictures with the packages of a release: text encoder, scheduler, UNet with guidance, VAE decoder.
+"""Draws pictures with the packages of a release: text encoders, scheduler, UNet with guidance, refiner, VAE decoder.
 
 The packages run on hubpub's runtime, without Core ML. The tokenizer comes from transformers and the
 scheduler from diffusers, both configured by the source's files.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,59 +28,127 @@ Pixels = npt.NDArray[np.uint8]
 
 # Scheduler classes of diffusers end in this; other names are refused.
 _SCHEDULER = "Scheduler"
+# What most models are drawn with.
+USUAL_STEPS, USUAL_GUIDANCE = 20, 7.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to draw. `guidance` 1 switches guidance off; `seed` seeds torch's CPU generator, as in diffusers."""
+    """What to draw. `guidance` 1 and less switch guidance off; `seed` seeds torch's CPU generator, as in diffusers.
+
+    Steps and guidance that are None are those of the model (`with_usual`).
+    """
 
     prompt: str
     negative: str = ""
     seed: int = 0
-    steps: int = 20
-    guidance: float = 7.5
+    steps: int | None = None
+    guidance: float | None = None
+
+    def with_usual(self, drawing: Mapping[str, Any]) -> Request:
+        """The same with the steps and the guidance that a model is drawn with, where none were asked for."""
+        steps = drawing.get("steps", USUAL_STEPS) if self.steps is None else self.steps
+        guidance = drawing.get("guidance", USUAL_GUIDANCE) if self.guidance is None else self.guidance
+        return replace(self, steps=steps, guidance=guidance)
+
+
+# The components that draw, by the end of their packages' names; a UNet may lie in chunks.
+PARTS = (
+    "text_encoder",
+    "text_encoder_2",
+    "unet",
+    "unet_chunk1",
+    "unet_chunk2",
+    "refiner",
+    "refiner_chunk1",
+    "refiner_chunk2",
+    "vae_decoder",
+    "vae_encoder",
+)
+# The part of the steps after which a refiner takes over (its model card, and Apple's pipeline).
+REFINED_FROM = 0.8
+# Aesthetic scores that a refiner is told, for what is not wanted and for what is (diffusers' defaults).
+_SCORES = (2.5, 6.0)
+_INPAINTING, _PIX2PIX = 9, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A text as a UNet takes it: hidden states (1, C, 1, 77), and XL's pooled text (1, P)."""
+
+    states: Floats
+    pooled: Floats | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Painter:
-    """The loaded components of one model."""
+    """The loaded components of one model, by name (PARTS)."""
 
-    text_encoder: Model
-    unet: Model
-    vae_decoder: Model
-    tokenizer: Any
+    models: Mapping[str, Model]
+    tokenizers: Mapping[str, Tokenizer]  # by text encoder
     scheduler_config: Mapping[str, Any]
     scheduler_class: str
     scaling_factor: float
+    guides: bool = True  # whether guidance is computed from two texts; False where it is built into the UNet
 
-    def encode(self, text: str) -> Floats:
-        """Token embeddings of a text, (1, C, 1, 77), for the UNet."""
-        length = self.text_encoder.inputs[0].shape[1]
-        ids = self.tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
-        hidden = self.text_encoder.predict({"input_ids": np.asarray([ids], np.float32)})["last_hidden_state"]
-        return np.ascontiguousarray(hidden.transpose(0, 2, 1)[:, :, None, :]).astype(np.float32)
+    @property
+    def latent(self) -> tuple[int, int]:
+        """(height, width) of the latent."""
+        height, width = _shape(self._of("unet")[0], "sample")[2:]
+        return height, width
 
-    def denoise(self, sample: Floats, timestep: float, embeddings: Floats) -> Floats:
-        """The UNet's output for `sample` (N, 4, H, W), computed in batches of the package's batch size."""
-        batch = self.unet.inputs[0].shape[0]
+    def encode(self, text: str, *, refiner: bool = False) -> Text:
+        """The text for the UNet, or for the refiner, which was trained with the second encoder alone."""
+        encoders = ["text_encoder_2"] if refiner else ["text_encoder", "text_encoder_2"]
+        answers = [self._encode(name, text) for name in encoders if name in self.models]
+        states = np.concatenate([_hidden(answer) for answer in answers], axis=-1)
+        pooled = answers[-1]["pooled_outputs"] if "text_encoder_2" in self.models else None
+        return Text(states=np.ascontiguousarray(states.transpose(0, 2, 1)[:, :, None, :], np.float32), pooled=pooled)
+
+    def _encode(self, name: str, text: str) -> Mapping[str, Any]:
+        model = self.models[name]
+        ids = self.tokenizers[name](text, length=model.inputs[0].shape[1])
+        answer: Mapping[str, Any] = model.predict({model.inputs[0].name: np.asarray([ids], np.float32)})
+        return answer
+
+    def denoise(self, sample: Floats, timestep: float, texts: Sequence[Text], *, unet: str = "unet") -> Floats:
+        """The UNet's output for one `sample` (1, C, H, W) and each text, in batches of the package's batch size."""
+        models = self._of(unet)
+        batch = _shape(models[0], "sample")[0]
         rows = []
-        for start in range(0, len(sample), batch):
-            part = sample[start : start + batch]
-            # np.resize repeats rows to fill the last batch; their outputs are dropped
-            latents = np.resize(part, (batch, *part.shape[1:])).astype(np.float16)
-            context = np.resize(embeddings[start : start + batch], (batch, *embeddings.shape[1:])).astype(np.float16)
-            inputs = {
-                "sample": latents,
-                "timestep": np.full((batch,), timestep, np.float16),
-                "encoder_hidden_states": context,
+        for start in range(0, len(texts), batch):
+            part = texts[start : start + batch]
+            # the last batch is filled with its first text; what comes of that is dropped
+            filled = [part[number % len(part)] for number in range(batch)]
+            first = [0 if len(texts) == 1 else (start + number % len(part)) for number in range(batch)]
+            values: dict[str, Any] = {
+                "sample": np.repeat(sample, batch, axis=0),
+                "timestep": np.full((batch,), timestep),
+                "encoder_hidden_states": np.concatenate([text.states for text in filled]),
             }
-            rows.append(self.unet.predict(inputs)["noise_pred"][: len(part)])
+            if filled[0].pooled is not None:
+                values["text_embeds"] = np.concatenate([text.pooled for text in filled])
+                values["time_ids"] = np.array([self._time_ids(models, row, len(texts)) for row in first])
+            rows.append(_chain(models, values)["noise_pred"][: len(part)])
         return np.concatenate(rows).astype(np.float32)
+
+    def _time_ids(self, models: Sequence[Model], row: int, rows: int) -> list[float]:
+        """What XL is told of the picture: its size, no crop, and the same size again, or a refiner's score."""
+        side = self._scale()
+        height, width = (length * side for length in self.latent)
+        [count] = {given.shape[1] for model in models for given in model.inputs if given.name == "time_ids"}
+        score = _SCORES[min(row, 1) if rows > 1 else 1]
+        return [height, width, 0, 0, score] if count == 5 else [height, width, 0, 0, height, width]
+
+    def _scale(self) -> int:
+        """Pixels for each latent pixel."""
+        decoder = self.models["vae_decoder"]
+        return int(decoder.outputs[0].shape[2] // decoder.inputs[0].shape[2])
 
     def decode(self, latent: Floats) -> Pixels:
         """A latent (1, 4, H, W) as a picture (8H, 8W, 3)."""
-        scaled = (latent / self.scaling_factor).astype(np.float16)
-        image = self.vae_decoder.predict({"z": scaled})["image"][0]
+        model = self.models["vae_decoder"]
+        image = _chain([model], {model.inputs[0].name: latent / self.scaling_factor})["image"][0]
         return np.asarray((image.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
 
     def scheduler(self, steps: int) -> Any:
@@ -87,57 +157,168 @@ class Painter:
         scheduler.set_timesteps(steps)
         return scheduler
 
+    def besides(self, generator: Any) -> Floats | None:
+        """What an inpainting UNet takes beside the latent, where all of the picture is to be painted; None for others.
+
+        A mask of ones and the latent of a picture that is grey all over, as diffusers' pipeline makes them.
+        """
+        channels = _shape(self._of("unet")[0], "sample")[1]
+        if channels == _PIX2PIX:
+            raise BadInput("This UNet edits pictures (InstructPix2Pix); hubpub draws from text alone.")
+        if channels != _INPAINTING:
+            return None
+        import torch
+
+        model = self.models.get("vae_encoder")
+        if model is None:
+            raise BadInput("An inpainting UNet draws with the VAE encoder, and its package is missing.")
+        grey = np.zeros(model.inputs[0].shape, np.float32)
+        mean, variance = np.split(_chain([model], {model.inputs[0].name: grey})["latent"].astype(np.float32), 2, axis=1)
+        noise = torch.randn(mean.shape, generator=generator).numpy()
+        hidden = (mean + np.exp(0.5 * variance) * noise) * self.scaling_factor
+        return np.concatenate([np.ones_like(hidden[:, :1]), hidden], axis=1)
+
+    def refines(self) -> bool:
+        """Whether a refiner takes over near the end."""
+        return bool({"refiner", "refiner_chunk1"} & set(self.models))
+
+    def _of(self, unet: str) -> list[Model]:
+        names = [unet] if unet in self.models else [f"{unet}_chunk1", f"{unet}_chunk2"]
+        return [self.models[name] for name in names]
+
+    def close(self) -> None:
+        """Give back what the models hold."""
+        for model in self.models.values():
+            model.close()
+
+
+def _shape(model: Model, name: str) -> tuple[int, ...]:
+    """The shape of the input of that name."""
+    return next(given.shape for given in model.inputs if given.name == name)
+
+
+def _hidden(answer: Mapping[str, Any]) -> Any:
+    return answer["hidden_embeds"] if "hidden_embeds" in answer else answer["last_hidden_state"]
+
+
+def _chain(models: Sequence[Model], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Run models one after the other; each takes the inputs that it names, of `values` and of what came before."""
+    known = dict(values)
+    for model in models:
+        known |= model.predict({given.name: known[given.name].astype(given.dtype) for given in model.inputs})
+    return known
+
 
 def draw(painter: Painter, request: Request) -> Pixels:
     """One picture (H, W, 3), uint8. The same request gives the same picture."""
     import torch
 
-    shape = painter.unet.inputs[0].shape[1:]
+    request = request.with_usual({})
+    steps, guidance = request.steps, request.guidance
+    assert steps is not None
+    assert guidance is not None
     generator = torch.Generator("cpu").manual_seed(request.seed)
-    scheduler = painter.scheduler(request.steps)
-    latent = torch.randn((1, *shape), generator=generator) * scheduler.init_noise_sigma
-    guided = request.guidance != 1
-    texts = [request.negative, request.prompt] if guided else [request.prompt]
-    embeddings = np.concatenate([painter.encode(text) for text in texts])
-    for timestep in scheduler.timesteps:
+    scheduler = painter.scheduler(steps)
+    channels = painter.models["vae_decoder"].inputs[0].shape[1]
+    latent = torch.randn((1, channels, *painter.latent), generator=generator) * scheduler.init_noise_sigma
+    besides = painter.besides(generator)
+    guided = painter.guides and guidance > 1
+    prompts = [request.negative, request.prompt] if guided else [request.prompt]
+    texts, unet = [painter.encode(text) for text in prompts], "unet"
+    last = _refined_below(painter, scheduler)
+    for number, timestep in enumerate(scheduler.timesteps):
+        if unet == "unet" and timestep < last:
+            unet, texts = "refiner", [painter.encode(text, refiner=True) for text in prompts]
+            scheduler = painter.scheduler(steps)
+            if hasattr(scheduler, "set_begin_index"):  # those that walk by timesteps have none
+                scheduler.set_begin_index(number)
         sample = scheduler.scale_model_input(latent, timestep).numpy()
-        predicted = painter.denoise(np.repeat(sample, len(texts), axis=0), float(timestep), embeddings)
-        noise = predicted[0] + request.guidance * (predicted[1] - predicted[0]) if guided else predicted[0]
-        latent = scheduler.step(torch.from_numpy(noise[None]), timestep, latent).prev_sample
+        if besides is not None:
+            sample = np.concatenate([sample, besides], axis=1)
+        predicted = painter.denoise(sample, float(timestep), texts, unet=unet)
+        noise = predicted[0] + guidance * (predicted[1] - predicted[0]) if guided else predicted[0]
+        more = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
+        latent = scheduler.step(torch.from_numpy(noise[None]), timestep, latent, **more).prev_sample
     return painter.decode(latent.numpy())
 
 
+def _refined_below(painter: Painter, scheduler: Any) -> float:
+    """The timestep below which the refiner works, as diffusers rounds it; none where there is no refiner."""
+    if not painter.refines():
+        return -math.inf
+    count = scheduler.config.num_train_timesteps
+    return float(round(count - REFINED_FROM * count))
+
+
 def load(packages: Path, tokenizer: Path, facts: Mapping[str, Any], *, device: str = "cpu") -> Painter:
-    """Load the packages of a folder (`…_text_encoder`, `…_unet`, `…_vae_decoder`).
+    """Load the packages of a folder that draw (PARTS).
 
     `tokenizer` is a folder with vocab.json and merges.txt; `facts` are the manifest's
-    `scheduler_config`, `scheduler` and `scaling_factor`. Raises BadInput if a package is missing.
+    `scheduler_config`, `scheduler`, `scaling_factor` and `guidance_embedding`. Raises BadInput if a
+    package is missing.
     """
     from hubpub import runtime
 
-    parts = {
-        name: runtime.load(find(packages, name), device=device) for name in ("text_encoder", "unet", "vae_decoder")
-    }
+    paths = {name: path for name in PARTS if (path := find(packages, name)) is not None}
+    check_parts(paths, packages)
     return Painter(
-        **parts,
-        tokenizer=read_tokenizer(tokenizer, length=parts["text_encoder"].inputs[0].shape[1]),
+        models={name: runtime.load(path, device=device) for name, path in paths.items()},
+        tokenizers=read_tokenizers(tokenizer),
         scheduler_config=facts["scheduler_config"],
         scheduler_class=facts["scheduler"],
         scaling_factor=float(facts["scaling_factor"]),
+        guides=facts.get("guidance_embedding") is None,
     )
 
 
-def find(packages: Path, part: str) -> Path:
-    """The package of component `part` in a folder: the one named `*_{part}.mlpackage`."""
+def check_parts(names: Collection[str], where: object) -> None:
+    """Raise BadInput where these components cannot draw."""
+    lacking = [name for name in ("vae_decoder",) if name not in names]
+    if not {"text_encoder", "text_encoder_2"} & set(names):
+        lacking.insert(0, "text_encoder")
+    if "unet" not in names and not {"unet_chunk1", "unet_chunk2"} <= set(names):
+        lacking.insert(0, "unet")
+    if lacking:
+        raise BadInput(f"{where} holds no *_{lacking[0]}.mlpackage.", hint="Name a folder of one variant's packages.")
+
+
+def find(packages: Path, part: str) -> Path | None:
+    """The package of component `part` in a folder: the one named `*_{part}.mlpackage`; None where there is none."""
     matches = sorted(packages.glob(f"*_{part}.mlpackage"))
-    if len(matches) != 1:
-        count = "no" if not matches else "more than one"
-        raise BadInput(f"{packages} holds {count} *_{part}.mlpackage.", hint="Name a folder of one variant's packages.")
-    return matches[0]
+    if len(matches) > 1:
+        raise BadInput(
+            f"{packages} holds more than one *_{part}.mlpackage.", hint="Name a folder of one variant's packages."
+        )
+    return matches[0] if matches else None
 
 
-def read_tokenizer(folder: Path, *, length: int) -> Any:
-    """CLIP's tokenizer from vocab.json and merges.txt; a release holds no other tokenizer files."""
+class Tokenizer:
+    """CLIP's tokenizer: text → token ids, padded."""
+
+    def __init__(self, clip: Any, pad: int) -> None:
+        self._clip, self._pad = clip, pad
+
+    def __call__(self, text: str, *, length: int) -> list[int]:
+        ids: list[int] = self._clip(text, max_length=length, truncation=True).input_ids
+        return [*ids, *[self._pad] * (length - len(ids))]
+
+
+def read_tokenizers(folder: Path) -> dict[str, Tokenizer]:
+    """The tokenizer of each text encoder.
+
+    A source has the second one's in a folder of its own beside `folder`. A release holds one pair of files: Apple's
+    Swift package pads with the end token, and for the second encoder with "!", as the authors of XL do.
+    """
+    second = folder.with_name("tokenizer_2")
+    own = second.is_dir()
+    return {
+        "text_encoder": read_tokenizer(folder),
+        "text_encoder_2": read_tokenizer(second) if own else read_tokenizer(folder, pad="!"),
+    }
+
+
+def read_tokenizer(folder: Path, *, pad: str | None = None) -> Tokenizer:
+    """CLIP's tokenizer from vocab.json and merges.txt; padded with `pad`, or as special_tokens_map.json says."""
     try:
         from transformers import CLIPTokenizer
     except ImportError as error:
@@ -145,15 +326,25 @@ def read_tokenizer(folder: Path, *, length: int) -> Any:
     vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     end = max(vocab, key=lambda token: vocab[token])
     start = "<|startoftext|>" if "<|startoftext|>" in vocab else end
-    return CLIPTokenizer(
+    clip = CLIPTokenizer(
         str(folder / "vocab.json"),
         str(folder / "merges.txt"),
         bos_token=start,
         eos_token=end,
         unk_token=end,
         pad_token=end,
-        model_max_length=length,
     )
+    return Tokenizer(clip, vocab.get(pad or _pad_token(folder / "special_tokens_map.json"), vocab[end]))
+
+
+def _pad_token(path: Path) -> str | None:
+    """The token that a source pads with: a text, or a table with its content."""
+    if not path.is_file():
+        return None
+    tokens = json.loads(path.read_text(encoding="utf-8"))
+    token = tokens.get("pad_token") if isinstance(tokens, dict) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
 
 
 def scheduler_class(name: str) -> Any:
@@ -188,26 +379,6 @@ def picture_psnr(reference: Pixels, measured: Pixels) -> float:
     """PSNR of 8-bit pictures in dB: 20·log10(255 / RMS difference); 200 for equal ones."""
     error = float(np.sqrt(np.mean((reference.astype(np.float64) - measured.astype(np.float64)) ** 2)))
     return 20 * float(np.log10(255 / error)) if error else 200.0
-
-
-def draw_with_diffusers(folder: Path, request: Request) -> Pixels:
-    """The picture of the source, drawn by diffusers' pipeline in fp32 on the CPU."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, local_files_only=True
-    ).to(torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    answer = pipeline(
-        request.prompt,
-        negative_prompt=request.negative,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        output_type="np",
-    )
-    return np.asarray(answer.images[0] * 255).round().astype(np.uint8)
 
 
 def _missing(package: str) -> ToolMissing:

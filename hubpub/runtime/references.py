@@ -37,23 +37,24 @@ class Reference:
     layered: bool  # whether its weights may be widened layer by layer
 
 
-def find(name: str) -> Callable[[dict[str, Any]], Reference]:
-    """The function that "module:function" names."""
+def find(name: str) -> Callable[[dict[str, Any], Any], Reference]:
+    """The function that "module:function" names: (config.json, the network's config) → Reference."""
     module, _, function = name.partition(":")
-    build: Callable[[dict[str, Any]], Reference] = getattr(import_module(module), function)
+    build: Callable[[dict[str, Any], Any], Reference] = getattr(import_module(module), function)
     return build
 
 
 def answers(
-    name: str, config: Mapping[str, Any], checkpoint: Checkpoint, arrays: Mapping[str, Array]
+    name: str, config_json: Mapping[str, Any], config: Any, checkpoint: Checkpoint, arrays: Mapping[str, Array]
 ) -> dict[str, Array]:
     """What the source's module answers to `arrays` (as a package takes them), in fp32, by the package's output names.
 
+    `config` is the network's, for what a release has built in and the source has as an input.
     Peak memory: the weights in fp16 (none, where they are mapped from an fp16 file), one layer
     in fp32, and the activations. Raises BadWeights where config and weights do not match.
     """
     with _without_weights():
-        reference = find(name)(dict(config))
+        reference = find(name)(dict(config_json), config)
     reference.module.eval().requires_grad_(False)
     given = {key: torch.from_numpy(array.astype(np.float32)) for key, array in arrays.items()}
     with torch.inference_mode():
@@ -120,15 +121,48 @@ def _narrow(layer: nn.Module, _: Any, __: Any) -> None:
 # -- the modules -------------------------------------------------------------------------------------------------
 
 
-def unet(config: dict[str, Any]) -> Reference:
-    """diffusers' UNet2DConditionModel."""
+_RESIDUAL = "additional_residual_"
+
+
+def _conditions(given: Tensors) -> dict[str, Any]:
+    """What UNets and ControlNets take alike: text, and XL's pooled text and sizes."""
+    states = given["encoder_hidden_states"].squeeze(2).transpose(1, 2)
+    added = {name: given[name] for name in ("text_embeds", "time_ids") if name in given}
+    return {"encoder_hidden_states": states, "added_cond_kwargs": added or None, "return_dict": False}
+
+
+def unet(config_json: dict[str, Any], config: Any) -> Reference:
+    """diffusers' UNet2DConditionModel, with the answers of ControlNets and the guidance scale where there are any."""
     from diffusers import UNet2DConditionModel
+    from diffusers.pipelines.latent_consistency_models.pipeline_latent_consistency_text2img import (
+        LatentConsistencyModelPipeline,
+    )
 
     def answer(module: nn.Module, given: Tensors) -> dict[str, torch.Tensor]:
-        states = given["encoder_hidden_states"].squeeze(2).transpose(1, 2)
-        return {"noise_pred": module(given["sample"], given["timestep"], states, return_dict=False)[0]}
+        more: dict[str, Any] = {}
+        if config.guidance_embedding is not None:
+            scale = torch.tensor([config.guidance_embedding - 1])
+            waves = LatentConsistencyModelPipeline.get_guidance_scale_embedding(module, scale, config.guidance_dim)
+            more["timestep_cond"] = waves
+        residuals = [given[f"{_RESIDUAL}{number}"] for number in range(len(given)) if f"{_RESIDUAL}{number}" in given]
+        if residuals:
+            more["down_block_additional_residuals"] = tuple(residuals[:-1])
+            more["mid_block_additional_residual"] = residuals[-1]
+        return {"noise_pred": module(given["sample"], given["timestep"], **_conditions(given), **more)[0]}
 
-    return Reference(module=UNet2DConditionModel.from_config(config), answer=answer, layered=True)
+    return Reference(module=UNet2DConditionModel.from_config(config_json), answer=answer, layered=True)
+
+
+def controlnet(config_json: dict[str, Any], config: Any) -> Reference:
+    """diffusers' ControlNetModel."""
+    from diffusers import ControlNetModel
+
+    def answer(module: nn.Module, given: Tensors) -> dict[str, torch.Tensor]:
+        picture = given["controlnet_cond"]
+        down, middle = module(given["sample"], given["timestep"], controlnet_cond=picture, **_conditions(given))
+        return {f"{_RESIDUAL}{number}": value for number, value in enumerate([*down, middle])}
+
+    return Reference(module=ControlNetModel.from_config(config_json), answer=answer, layered=True)
 
 
 def _vae(config: dict[str, Any]) -> nn.Module:
@@ -138,36 +172,40 @@ def _vae(config: dict[str, Any]) -> nn.Module:
     return module
 
 
-def vae_decoder(config: dict[str, Any]) -> Reference:
+def vae_decoder(config_json: dict[str, Any], config: Any) -> Reference:
     """diffusers' AutoencoderKL, decoding."""
 
     def answer(module: Any, given: Tensors) -> dict[str, torch.Tensor]:
         return {"image": module.decode(given["z"], return_dict=False)[0]}
 
-    return Reference(module=_vae(config), answer=answer, layered=True)
+    return Reference(module=_vae(config_json), answer=answer, layered=True)
 
 
-def vae_encoder(config: dict[str, Any]) -> Reference:
+def vae_encoder(config_json: dict[str, Any], config: Any) -> Reference:
     """diffusers' AutoencoderKL, encoding: mean and log variance."""
 
     def answer(module: Any, given: Tensors) -> dict[str, torch.Tensor]:
         return {"latent": module.encode(given["x"]).latent_dist.parameters}
 
-    return Reference(module=_vae(config), answer=answer, layered=True)
+    return Reference(module=_vae(config_json), answer=answer, layered=True)
 
 
-def text_encoder(config: dict[str, Any]) -> Reference:
-    """transformers' CLIPTextModel."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+def text_encoder(config_json: dict[str, Any], config: Any) -> Reference:
+    """transformers' CLIPTextModel, or CLIPTextModelWithProjection where the pooled output is projected."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     def answer(module: nn.Module, given: Tensors) -> dict[str, torch.Tensor]:
-        found = module(given["input_ids"].long())
-        return {"last_hidden_state": found.last_hidden_state, "pooled_outputs": found.pooler_output}
+        answered = module(given["input_ids"].long(), output_hidden_states=True)
+        pooled = answered.text_embeds if config.projection_dim else answered.pooler_output
+        if config.penultimate:
+            return {"hidden_embeds": answered.hidden_states[-2], "pooled_outputs": pooled}
+        return {"last_hidden_state": answered.last_hidden_state, "pooled_outputs": pooled}
 
-    return Reference(module=CLIPTextModel(CLIPTextConfig(**config)), answer=answer, layered=False)
+    kind = CLIPTextModelWithProjection if config.projection_dim else CLIPTextModel
+    return Reference(module=kind(CLIPTextConfig(**config_json)), answer=answer, layered=False)
 
 
-def safety_checker(config: dict[str, Any]) -> Reference:
+def safety_checker(config_json: dict[str, Any], config: Any) -> Reference:
     """diffusers' StableDiffusionSafetyChecker: concept scores as its forward_onnx computes them on its way."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig
@@ -181,4 +219,4 @@ def safety_checker(config: dict[str, Any]) -> Reference:
         scores = normal(embeds) @ normal(module.concept_embeds.float()).T - module.concept_embeds_weights.float()
         return {"concept_scores": scores + care}
 
-    return Reference(module=StableDiffusionSafetyChecker(CLIPConfig(**config)), answer=answer, layered=False)
+    return Reference(module=StableDiffusionSafetyChecker(CLIPConfig(**config_json)), answer=answer, layered=False)

@@ -12,11 +12,15 @@ from hubpub.errors import SourceNotFound, UnknownArchitecture
 from hubpub.files.front_matter import load
 
 MODEL_INDEX = "model_index.json"
+CONFIG = "config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 # As the keys of a model_index.json that name a folder.
 _FOLDER = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 # Cards are untrusted: only this many bytes of one are read.
 _MAX_CARD = 1 << 20
+_STEPS = re.compile(r"num_inference_steps\s*=\s*(\d{1,4})\b")
+_GUIDANCE = re.compile(r"guidance_scale\s*=\s*(\d{1,3}(?:\.\d{1,4})?)\b")
+_MOST_STEPS, _MOST_GUIDANCE = 200, 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,8 @@ class Facts:
     configs: Mapping[str, Mapping[str, Any]]
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None  # that the card's example draws with
+    guidance: float | None = None  # of the same; 0 and 1 mean none
 
     @property
     def prediction_type(self) -> str:
@@ -43,7 +49,7 @@ class Facts:
     @property
     def scaling_factor(self) -> float:
         """The factor by which latents are divided before decoding. Raises UnknownArchitecture for an invalid one."""
-        factor = self.configs["vae"].get("scaling_factor", 0.18215)
+        factor = self.configs.get("vae", {}).get("scaling_factor", 0.18215)
         if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 < factor < 1e6:
             raise UnknownArchitecture(f"The VAE's config.json has scaling_factor = {factor!r}, not a positive number.")
         return float(factor)
@@ -52,10 +58,14 @@ class Facts:
 def read_facts(read: Callable[[str], bytes | None], *, name: str) -> Facts:
     """The facts of a source. `read(path)` returns a file's bytes, or None if the file is missing.
 
-    Raises UnknownArchitecture without a model_index.json (not a diffusers repo), and SourceNotFound for damaged
-    JSON files.
+    A ControlNet's repo is one model without a model_index.json: its config.json, in the top folder, names the class.
+    Raises UnknownArchitecture where there is neither, and SourceNotFound for damaged JSON files.
     """
+    card = read("README.md") or b""
     index = read(MODEL_INDEX)
+    if index is None and (alone := read(CONFIG)) is not None:
+        config = _object(alone, CONFIG)
+        return Facts(model_index={"_class_name": config.get("_class_name")}, configs={"": config}, **_of_card(card))
     if index is None:
         raise UnknownArchitecture(
             f"{name} is not a diffusers repo: it has no {MODEL_INDEX}.",
@@ -72,8 +82,27 @@ def read_facts(read: Callable[[str], bytes | None], *, name: str) -> Facts:
         model_index=model_index,
         configs=configs,
         scheduler=_object(scheduler, SCHEDULER) if scheduler is not None else {},
-        card=front_matter(read("README.md") or b""),
+        **_of_card(card),
     )
+
+
+def _of_card(card: bytes) -> dict[str, Any]:
+    """The front matter, and the settings in the card's first example."""
+    return {"card": front_matter(card), **_drawn_with(card[:_MAX_CARD].decode("utf-8", "replace"))}
+
+
+def _drawn_with(text: str) -> dict[str, Any]:
+    """The steps and the guidance that a card's first example passes to diffusers' pipeline, where both make sense.
+
+    >>> _drawn_with("pipe(prompt, num_inference_steps=1, guidance_scale=0.0)")
+    {'steps': 1, 'guidance': 0.0}
+    """
+    named: dict[str, Any] = {}
+    if (steps := _STEPS.search(text)) and 0 < int(steps[1]) <= _MOST_STEPS:
+        named["steps"] = int(steps[1])
+    if (guidance := _GUIDANCE.search(text)) and float(guidance[1]) <= _MOST_GUIDANCE:
+        named["guidance"] = float(guidance[1])
+    return named
 
 
 def component_folders(model_index: Mapping[str, Any]) -> tuple[str, ...]:

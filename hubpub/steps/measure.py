@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 Precision = Literal["fp16", "fp32"]
-Opened = Callable[[Precision], "Model"]  # opens a model at a precision
+Opened = Callable[[str, Precision], "Model"]  # opens a piece at a precision
 
 _SAMPLES = 256  # elements kept of each intermediate value
 _WORST = 5
@@ -54,19 +55,21 @@ _WORST = 5
 class Measure(Step):
     """Compare one variant of a component with the source; writes nothing but the measurements.
 
-    inputs: `package` (the published one), `weights` (what the step weights wrote), `source`
-    (the component's folder, for its tensors at 16 bits), `expected` (what the step reference wrote).
+    inputs: `package/0` (the published one), `weights/0` (what the step weights wrote), and the
+    same numbered on for each chunk; `source` (the component's folder, for its tensors at 16 bits),
+    `expected` (what the step reference wrote). Chunks are run one after the other.
     Measurements: `psnr` (of the published width) and `psnr_program` (of the 16-bit program in
     fp32) in dB, each output's, the size in latent pixels, the inputs' seed. Raises
     ParityTooLow with the numbers and the layers that lose most, also where anything is NaN
     or infinite, and BadPackage where the published program is not the measured one but for sizes.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     NEEDS: ClassVar[tuple[str, ...]] = ("torch",)
 
     family: str
     component: str
+    pieces: Sequence[str]  # the component itself, or its chunks in order
     config: Mapping[str, Any]  # the network's config as plain JSON
     checkpoint: Mapping[str, Any]  # what open_checkpoint takes
     attention: str | None
@@ -86,32 +89,34 @@ class Measure(Step):
         from hubpub.runtime.checkpoint_blobs import CheckpointBlobs
         from hubpub.runtime.model import load, load_model
 
-        known = architectures.find(self.family, self.component)
-        config = known.read_config(self.config)
         size = Size(height=self.height, width=self.width, batch=self.batch)
-        network = known.program(config, size=size, attention=self.attention)
         arrays, expected = read_reference(inputs["expected"] / FILE)
         with (
             tempfile.TemporaryDirectory(dir=out.parent) as folder,  # beside the weights, so that they can be linked
             open_checkpoint(self.checkpoint, inputs["source"]) as checkpoint,
         ):
-            small = Path(folder) / "small.mlpackage"
-            program = (self.family, self.component, self.config, self.attention, size)
-            write_package(small, weights=inputs["weights"], program=program, target=self.target, metadata={})
-            self._check_structure(inputs["package"], small)
-            tensors, _ = constants_of(network)
-            names = match_names(checkpoint.tensors(), [tensor.name for tensor in tensors])
+            smalls = {piece: Path(folder) / f"{piece}.mlpackage" for piece in self.pieces}
+            for number, (piece, small) in enumerate(smalls.items()):
+                program = (self.family, piece, self.config, self.attention, size)
+                weights = inputs[f"weights/{number}"]
+                write_package(small, weights=weights, program=program, target=self.target, metadata={})
+                self._check_structure(inputs[f"package/{number}"], small)
 
-            def package(precision: Precision) -> Model:
-                return load(small, precision=precision)
+            def package(piece: str, precision: Precision) -> Model:
+                return load(smalls[piece], precision=precision)
 
-            def full(precision: Precision) -> Model:
+            def full(piece: str, precision: Precision) -> Model:
                 """The program at 16 bits: of the published weights, or on the source's own tensors."""
                 if self.bits == 16:
-                    return package(precision)
+                    return package(piece, precision)
+                known = architectures.find(self.family, piece)
+                config = known.read_config(self.config)
+                network = known.program(config, size=size, attention=self.attention)
+                tensors, _ = constants_of(network, floats=config.floats)
+                names = match_names(checkpoint.tensors(), [tensor.name for tensor in tensors])
                 blobs = CheckpointBlobs(checkpoint, names)
-                model = write(network, target=self.target, constants=blobs)
-                return load_model(model, blobs, name=self.component, precision=precision)
+                model = write(network, target=self.target, floats=config.floats, constants=blobs)
+                return load_model(model, blobs, name=piece, precision=precision)
 
             return self.compare(package, full, arrays, expected)
 
@@ -122,8 +127,8 @@ class Measure(Step):
         from hubpub.runtime.samples import SEED
 
         numbers = {
-            "program": _measure(full, arrays, expected, precision="fp32"),
-            "package": _measure(package, arrays, expected, precision="fp16"),
+            "program": self._measure(full, arrays, expected, precision="fp32"),
+            "package": self._measure(package, arrays, expected, precision="fp16"),
         }
         floors = {"program": self.floor_program, "package": self.floor}
         for which, outputs in numbers.items():
@@ -171,7 +176,7 @@ class Measure(Step):
         arrays: Mapping[str, Array],
     ) -> ParityTooLow:
         kind = {"program": "in fp32", "package": f"with {self.bits}-bit weights"}[which]
-        layers, broken = _layers(measured, full, arrays)
+        layers, broken = self._layers(measured, full, arrays)
         lost = ", ".join(f"{name} ({kind} {before:.0f} → {after:.0f} dB)" for name, kind, before, after in layers)
         if math.isnan(least):
             first = f", first in {broken}" if broken else ""
@@ -188,28 +193,52 @@ class Measure(Step):
             floor=floor,
         )
 
+    def _measure(
+        self, opened: Opened, arrays: Mapping[str, Array], expected: Mapping[str, Array], *, precision: Precision
+    ) -> dict[str, float]:
+        """PSNR of every expected output; each chunk takes what those before it gave, too."""
+        from hubpub.runtime.measure import psnr
 
-def _measure(
-    opened: Opened, arrays: Mapping[str, Array], expected: Mapping[str, Array], *, precision: Precision
-) -> dict[str, float]:
-    """PSNR of every expected output of a model."""
-    from hubpub.runtime.measure import psnr
+        values = dict(arrays)
+        for piece in self.pieces:
+            with opened(piece, precision) as model:
+                values |= model.predict({given.name: values[given.name] for given in model.inputs})
+        return {name: psnr(array, values[name]) for name, array in expected.items()}
 
-    with opened(precision) as model:
-        outputs = model.predict(arrays)
-    return {name: psnr(values, outputs[name]) for name, values in expected.items()}
+    def _layers(
+        self, opened: Opened, full: Opened, arrays: Mapping[str, Array]
+    ) -> tuple[list[tuple[str, str, float, float]], str | None]:
+        """What `_losses` says of each piece, with the inputs that the source's weights in fp32 give to it."""
+        values, broken = dict(arrays), None
+        losses: list[tuple[str, str, float, float]] = []
+        for piece in self.pieces:
+            with full(piece, "fp32") as model:
+                own = {given.name: values[given.name] for given in model.inputs}
+                values |= model.predict(own)
+            its_losses, its_broken = _losses(partial(opened, piece), partial(full, piece), own)
+            losses, broken = losses + its_losses, broken or its_broken
+        return sorted(losses, key=lambda loss: loss[3] - loss[2])[:_WORST], broken
 
 
-def answers(package: Path, arrays: Mapping[str, Array], names: Iterable[str], *, precision: Precision) -> Arrays:
-    """What a package gives for inputs: the outputs of these names. Raises BadPackage where one is missing."""
+def answers(
+    packages: Sequence[Path], arrays: Mapping[str, Array], names: Iterable[str], *, precision: Precision
+) -> Arrays:
+    """What a package, or one chunk after the other, gives for inputs: the outputs of these names.
+
+    Raises BadPackage where one is missing.
+    """
     from hubpub.runtime.model import load
 
-    with load(package, precision=precision) as model:
-        measured = model.predict(arrays)
-    missing = [name for name in names if name not in measured]
+    values = dict(arrays)
+    for package in packages:
+        with load(package, precision=precision) as model:
+            values |= model.predict({given.name: values[given.name] for given in model.inputs})
+    missing = [name for name in names if name not in values]
     if missing:
-        raise BadPackage(f"{package.name} has no output {missing[0]}.", hint="It was not converted for these apps.")
-    return {name: measured[name] for name in names}
+        raise BadPackage(
+            f"{packages[-1].name} has no output {missing[0]}.", hint="It was not converted for these apps."
+        )
+    return {name: values[name] for name in names}
 
 
 def lowest(numbers: Mapping[str, float]) -> float:
@@ -222,8 +251,8 @@ def _rounded(value: float) -> float:
     return round(min(value, 200.0), 2)  # exact: as many decibels as JSON and readers bear
 
 
-def _layers(
-    opened: Opened, full: Opened, arrays: Mapping[str, Array]
+def _losses(
+    opened: Callable[[Precision], Model], full: Callable[[Precision], Model], arrays: Mapping[str, Array]
 ) -> tuple[list[tuple[str, str, float, float]], str | None]:
     """(layer, operation, dB of its worst input, dB of its result) where most is lost; the first that is not finite."""
     from hubpub.runtime.measure import psnr

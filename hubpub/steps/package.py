@@ -78,9 +78,9 @@ def write_package(
     """Write one package over the weight file in the folder `weights`, which must not be edited afterwards."""
     family, name, config, attention, size = program
     component = architectures.find(family, name)
-    index = WeightIndex.load(weights)
-    network = component.program(component.read_config(config), size=size, attention=attention)
-    model = write(network, target=target, constants=index)
+    index, network = WeightIndex.load(weights), component.read_config(config)
+    written = component.program(network, size=size, attention=attention)
+    model = write(written, target=target, floats=network.floats, constants=index)
     _describe(model, metadata)
     (package / WEIGHT_BIN).parent.mkdir(parents=True)
     content = serialize(model)

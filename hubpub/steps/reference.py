@@ -5,7 +5,7 @@ runtime/references.py has the modules, runtime/samples.py the inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ class Reference(Step):
     component take the same inputs, so they share one reference.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     NEEDS: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers")
 
     family: str
@@ -43,7 +43,7 @@ class Reference(Step):
     width: int
     batch: int
     checkpoint: Mapping[str, Any]  # what open_checkpoint takes
-    samples: Mapping[str, Any]  # what realistic inputs depend on: timesteps, scaling_factor
+    samples: Mapping[str, Any]  # what realistic inputs depend on: timesteps, scaling_factor, size
 
     @property
     def label(self) -> str:
@@ -54,25 +54,28 @@ class Reference(Step):
 
         known = architectures.find(self.family, self.component)
         size = Size(height=self.height, width=self.width, batch=self.batch)
-        network = known.program(known.read_config(self.config), size=size, attention="original")
-        arrays, outputs = self.answers(write(network, target="macOS13"), inputs["source"])
+        config = known.read_config(self.config)
+        network = known.program(config, size=size, attention="original")
+        model = write(network, target="macOS13", floats=config.floats)
+        arrays, outputs = self.answers(list(model.description.input), inputs["source"])
         stored = {f"input/{name}": array for name, array in arrays.items()}
         stored |= {f"output/{name}": array for name, array in outputs.items()}
         np.savez(out / FILE, allow_pickle=False, **stored)
         return {"outputs": {name: list(array.shape) for name, array in outputs.items()}}
 
-    def answers(self, model: schema.Model, source: Path) -> tuple[Arrays, Arrays]:
-        """Realistic inputs of a package's model, and what the source's module answers to them (fp32)."""
+    def answers(self, given: Sequence[schema.FeatureDescription], source: Path) -> tuple[Arrays, Arrays]:
+        """Realistic values for a package's inputs, and what the source's module answers to them (fp32)."""
         from hubpub.runtime.features import feature
         from hubpub.runtime.references import answers
         from hubpub.runtime.samples import realistic
 
         known = architectures.find(self.family, self.component)
-        features = [feature(description) for description in model.description.input]
-        arrays = realistic(features, params={**self.samples, **known.samples(known.read_config(self.config))})
+        config = known.read_config(self.config)
+        features = [feature(description) for description in given]
+        arrays = realistic(features, params={**self.samples, **known.samples(config)})
         with open_checkpoint(self.checkpoint, source) as checkpoint:
-            outputs = answers(known.reference, self.config_json, checkpoint, arrays)
-        return arrays, {name: outputs[name] for name in known.checked}
+            outputs = answers(known.reference, self.config_json, config, checkpoint, arrays)
+        return arrays, {name: outputs[name] for name in known.checks(outputs)}
 
 
 def read_reference(path: Path) -> tuple[Arrays, Arrays]:

@@ -14,18 +14,16 @@ from typing import Any, ClassVar
 
 from hubpub.steps.step import Step
 
-PARTS = ("text_encoder", "unet", "vae_decoder")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Step):
     """Write `out/<prompt>_source.png` and `out/<prompt>_<bits>bit.png` for every prompt.
 
-    inputs: the packages `text_encoder`, `unet`, `vae_decoder`; `source` (the diffusers
-    folder). Measures the PSNR of each pair in dB.
+    inputs: the packages by component (`text_encoder`, `unet` …); `source/model` (the diffusers
+    folder) and `source/refiner`, where there is one. Measures the PSNR of each pair in dB.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     NEEDS: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers")
 
     requests: Sequence[Mapping[str, Any]]  # prompt, negative, seed, steps, guidance of each
@@ -33,6 +31,7 @@ class Sample(Step):
     scheduler: str
     scheduler_config: Mapping[str, Any]
     scaling_factor: float
+    guides: bool  # whether guidance is computed from two texts
 
     @property
     def label(self) -> str:
@@ -41,31 +40,32 @@ class Sample(Step):
     def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
         from PIL import Image
 
-        from hubpub.runtime import pictures
+        from hubpub.runtime import pictures, source_pictures
         from hubpub.runtime.model import load
 
-        parts = {name: load(inputs[name], precision="fp16") for name in PARTS}
-        length = parts["text_encoder"].inputs[0].shape[1]
+        names = [name for name in pictures.PARTS if name in inputs]
+        pictures.check_parts(names, "The release")
         painter = pictures.Painter(
-            **parts,
-            tokenizer=pictures.read_tokenizer(inputs["source"] / "tokenizer", length=length),
+            models={name: load(inputs[name], precision="fp16") for name in names},
+            tokenizers=pictures.read_tokenizers(inputs["tokenizer"].parent),
             scheduler_config=self.scheduler_config,
             scheduler_class=self.scheduler,
             scaling_factor=self.scaling_factor,
+            guides=self.guides,
         )
         requests = [pictures.Request(**request) for request in self.requests]
         drawn = [pictures.draw(painter, request) for request in requests]
-        for part in parts.values():
-            part.close()
+        painter.close()
         pairs = []
         for number, (request, picture) in enumerate(zip(requests, drawn, strict=True)):
-            reference = pictures.draw_with_diffusers(inputs["source"], request)
+            refiner = inputs.get("source/refiner")
+            reference = source_pictures.draw_with_diffusers(inputs["source/model"], request, refiner=refiner)
             stem = slug(request.prompt, number)
-            names = {"source": f"{stem}_source.png", "release": f"{stem}_{self.bits}bit.png"}
-            Image.fromarray(reference).save(out / names["source"], optimize=True)
-            Image.fromarray(picture).save(out / names["release"], optimize=True)
+            files = {"source": f"{stem}_source.png", "release": f"{stem}_{self.bits}bit.png"}
+            Image.fromarray(reference).save(out / files["source"], optimize=True)
+            Image.fromarray(picture).save(out / files["release"], optimize=True)
             psnr = round(pictures.picture_psnr(reference, picture), 2)
-            pairs.append({**vars(request), **names, "psnr": psnr})
+            pairs.append({**vars(request), **files, "psnr": psnr})
         return {"pictures": pairs}
 
 

@@ -95,7 +95,8 @@ def network_constants(
 ) -> tuple[Sequence[Tensor], Sequence[Literal]]:
     """The tensors that a network takes from its source, and the arrays of its own, in the order of their use."""
     known = architectures.find(family, component)
-    return constants_of(known.program(known.read_config(config), size=_ANY_SIZE, attention="original"))
+    network = known.read_config(config)
+    return constants_of(known.program(network, size=_ANY_SIZE, attention="original"), floats=network.floats)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,8 +44,15 @@ def lines(fetched: Fetched, *, hub: Hub, cache: FetchCache) -> str | None:
         archive = app_config(state, fetched.variant, endpoint=hub.endpoint).model_dump()
     except FetchError:  # files without an archive are loaded alike
         archive = None
+    stated = manifest.get("apps")
+    apps: Mapping[str, Any] = stated if isinstance(stated, Mapping) else {}
+    controlnets = apps.get("controlnets")
     swift = {
         "folder": str(fetched.folder),
+        "pipeline": apps.get("swift_pipeline"),
+        "controlnets": [name for name in controlnets if str(name).isidentifier()]
+        if isinstance(controlnets, Mapping)
+        else [],
         "compute_units": swift_unit,
         "minimum_os": minimum_os(manifest),
         "archive": archive,

@@ -19,12 +19,21 @@ from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.unzip import DAMAGE
 from hubpub.release.artifact import Artifact
 from hubpub.release.findings import Finding
-from hubpub.release.lint import lint_compiled, lint_folder, lint_names, lint_zip, lint_zip_names, lint_zip_url
+from hubpub.release.lint import (
+    CONTROLNETS,
+    lint_compiled,
+    lint_folder,
+    lint_names,
+    lint_zip,
+    lint_zip_names,
+    lint_zip_url,
+)
 from hubpub.release.release import RemoteState, variant_of
 from hubpub.remote.hub import Hub
 from hubpub.remote.offers import Offer, OfferedFile, offers
 from hubpub.verbs.session import Session, using
 
+_INSIDE = ".mlmodelc/"
 _MODEL = "Data/com.apple.CoreML/model.mlmodel"
 # A bundle's text is a few MB; nothing larger is read in one go.
 _MOST = 64 << 20
@@ -105,7 +114,7 @@ def _audit_repo(target: str, hub: Hub, revision: str | None) -> Audited:
 
 
 def _audit_folder(folder: Path) -> Audited:
-    compiled = sorted({path.parent for path in folder.rglob("*.mlmodelc")})
+    compiled = sorted({_bundles_of(path.parent) for path in folder.rglob("*.mlmodelc")})
     archives = sorted(folder.glob("*_compiled.zip"))
     if not compiled and not archives:
         raise ConfigError(
@@ -120,6 +129,11 @@ def _audit_folder(folder: Path) -> Audited:
         findings += lint_zip(archive)
     names = [place.relative_to(folder).as_posix() for place in compiled] + [path.name for path in archives]
     return Audited(target=str(folder), variants=tuple(names), bundles={}, findings=tuple(findings))
+
+
+def _bundles_of(folder: Path) -> Path:
+    """The folder of all bundles: ControlNets lie in one of their own inside it."""
+    return folder.parent if folder.name == CONTROLNETS else folder
 
 
 def _of_compiled(offer: Offer, state: RemoteState, hub: Hub) -> Iterator[Finding]:
@@ -144,7 +158,7 @@ def _bundles(offer: Offer, state: RemoteState, hub: Hub) -> dict[str, str]:
     attention = offer.name.partition("/")[0]
     compilers = {}
     files = {file.path: file for file in offer.files}
-    for name in sorted({path.partition("/")[0] for path in files if ".mlmodelc/" in path}):
+    for name in sorted({f"{path.partition(_INSIDE)[0]}.mlmodelc" for path in files if _INSIDE in path}):
         small = {
             part: _peek(files[f"{name}/{part}"], state, hub, _MOST) for part in SMALL_FILES if f"{name}/{part}" in files
         }

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hubpub.architectures.component import MODEL
 from hubpub.engine.runner import locate
 from hubpub.errors import BadInput, ConfigError
 from hubpub.files.disk import writing
 from hubpub.plan.config import effective
 from hubpub.plan.names import MANIFEST
+from hubpub.plan.parts import parts_of
 from hubpub.release.outcome import Outcome
 from hubpub.release.release import parse_manifest
 from hubpub.runtime import pictures
 from hubpub.runtime.pictures import Painter, Pixels, Request
+from hubpub.runtime.source_pictures import draw_with_diffusers
 from hubpub.sources.metadata import MODEL_INDEX
 from hubpub.steps import FromStep
 from hubpub.steps.package import PACKAGE
-from hubpub.steps.sample import PARTS
 from hubpub.verbs.convert import make
 from hubpub.verbs.preparation import prepare
 from hubpub.verbs.session import Session, using
@@ -63,6 +65,8 @@ def generate(
     out = Path(out)
     with using(session, endpoint=endpoint, token=token) as opened:
         packages, tokenizer, facts = _resources(Path(folder), Path(source) if source else None, opened)
+    drawing = facts.get("drawing")
+    request = request.with_usual(drawing if isinstance(drawing, Mapping) else {})
     painter = pictures.load(packages, tokenizer, facts, device=device)
     _save(Image.fromarray(pictures.draw(painter, request)), out)
     return Drawn(path=out, request=request, psnr={})
@@ -82,11 +86,12 @@ def compare(
         settings = {"source": source, "bits": width, "attention": ["original"], "formats": ["packages"]}
         prepared = prepare(effective({}, {**settings, "verify": "weights", "license": "unknown"}), session, owner=None)
         outcome = make(prepared, session)
-        opened = prepared.opened["model"]
+        request = request.with_usual(vars(outcome.plan.drawing))
+        opened = prepared.opened[MODEL]
         root = opened.folder(opened.paths(), session.report.transfer)
         if reference is None:
             session.report.line("  drawing with the source in PyTorch")
-            reference = drawings["PyTorch"] = pictures.draw_with_diffusers(root, request)
+            reference = drawings["PyTorch"] = draw_with_diffusers(root, request)
         session.report.line(f"  drawing at {width} bits")
         painter = _painter_of(outcome, root, session, device)
         picture = pictures.draw(painter, request)
@@ -100,20 +105,22 @@ def _painter_of(outcome: Outcome, root: Path, session: Session, device: str) -> 
     """A painter on the packages of an outcome, where the store has them."""
     from hubpub import runtime
 
-    parts = {}
+    models = {}
     for planned in outcome.plan.components:
-        if planned.component.name in PARTS:
+        if planned.component.name in pictures.PARTS:
             package = FromStep(key=planned.package, path=PACKAGE)
-            parts[planned.component.name] = runtime.load(
+            models[planned.component.name] = runtime.load(
                 locate(package, store=session.store, sources={}), device=device
             )
-    facts = outcome.facts
+    pictures.check_parts(models, "The release")
+    facts = outcome.facts[MODEL]
     return Painter(
-        **parts,
-        tokenizer=pictures.read_tokenizer(root / "tokenizer", length=parts["text_encoder"].inputs[0].shape[1]),
+        models=models,
+        tokenizers=pictures.read_tokenizers((root / outcome.plan.architecture.resources[0]).parent),
         scheduler_config=facts.scheduler,
         scheduler_class=facts.scheduler_name,
         scaling_factor=facts.scaling_factor,
+        guides=outcome.plan.drawing.guidance_embedding is None,
     )
 
 
@@ -122,7 +129,9 @@ def _resources(folder: Path, source: Path | None, session: Session) -> tuple[Pat
     if not folder.is_dir():
         raise BadInput(f"There is no folder {folder}.", hint="Name one that was fetched or converted.")
     if source is not None:
-        return folder, source / "tokenizer", _facts_of_source(source)
+        tokenizers = (source / "tokenizer", source / "tokenizer_2")  # a refiner has the second one alone
+        tokenizer = next((place for place in tokenizers if place.is_dir()), tokenizers[0])
+        return folder, tokenizer, _facts_of_source(source)
     if (folder / MANIFEST).is_file():
         manifest = parse_manifest((folder / MANIFEST).read_bytes())
         for packages in sorted(folder.glob("*/packages")):
@@ -143,10 +152,14 @@ def _facts_of_source(source: Path) -> Mapping[str, Any]:
     if not (source / MODEL_INDEX).is_file():
         raise BadInput(f"{source} is not a diffusers folder.", hint=f"It has no {MODEL_INDEX}.")
     facts = read_facts(lambda path: _read(source / path), name=str(source))
+    config = effective({}, {"source": str(source)})
+    drawing = parts_of(config, {MODEL: facts}, {MODEL: str(source)}).drawing(config)
     return {
         "scheduler_config": facts.scheduler,
         "scheduler": facts.scheduler_name,
         "scaling_factor": facts.scaling_factor,
+        "drawing": vars(drawing),
+        "guidance_embedding": drawing.guidance_embedding,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from hubpub.architectures.component import CONTROLNET, MODEL, REFINER
 from hubpub.engine.runner import cached
 from hubpub.engine.store import Store
 from hubpub.errors import (
@@ -28,14 +29,16 @@ from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.sizes import human
 from hubpub.plan.config import Config
 from hubpub.plan.names import default_destination
+from hubpub.plan.parts import parts_of, source_files
 from hubpub.plan.plan import Plan
-from hubpub.plan.planner import make_plan, source_files
+from hubpub.plan.planner import make_plan
 from hubpub.release.artifact import Artifact
 from hubpub.release.release import Release
 from hubpub.remote.destinations import Destination
 from hubpub.sources import source as sources
 from hubpub.sources.metadata import Facts, read_facts
 from hubpub.sources.resolve import Opened, Progress, open_source
+from hubpub.sources.source import Source
 from hubpub.steps import Compile, Reference, Step
 from hubpub.verbs.session import Session
 
@@ -49,7 +52,7 @@ class Prepared:
 
     config: Config
     opened: Mapping[str, Opened]  # sources by name
-    facts: Facts
+    facts: Mapping[str, Facts]  # by the same
     plan: Plan
 
     def missing(self, store: Store) -> list[Step]:
@@ -65,30 +68,52 @@ class Prepared:
 
 def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
     """Resolve and plan one model; `owner` names the default destination's namespace. Downloads small files only."""
-    source, opened, facts = look(config, session)
-    _check_licence(config, facts, source)
-    snapshot = opened.pin(source_files(config, facts, opened.paths()))
-    destination = config.to or default_destination(owner or "local", source.name, config.bits)
+    opened = look(config, session)
+    facts = {name: facts_of(one) for name, one in opened.items()}
+    names = {name: one.source.name for name, one in opened.items()}
+    for name, its in facts.items():
+        _check_licence(config, its, names[name])
+    parts = parts_of(config, facts, names)
+    files = source_files(config, parts, {name: one.paths() for name, one in opened.items()})
+    snapshots = {name: one.pin(files[name]) for name, one in opened.items()}
+    destination = config.to or default_destination(owner or "local", names[MODEL], config.bits)
     check_repo_id(destination)
     plan = make_plan(
         config,
-        facts,
-        {"model": snapshot},
+        parts,
+        snapshots,
         destination=destination,
         verify=config.verify or ("numeric" if all(find_spec(name) for name in Reference.NEEDS) else "weights"),
         compiler="portable" if config.compiler == "auto" else config.compiler,
     )
-    return Prepared(config=config, opened={"model": opened}, facts=facts, plan=plan)
+    return Prepared(config=config, opened=opened, facts=facts, plan=plan)
 
 
-def look(config: Config, session: Session) -> tuple[sources.Source, Opened, Facts]:
-    """A config's source, pinned and opened, and what it says of itself."""
-    source = sources.parse(config.source, name=config.name, revision=config.revision)
-    opened = open_source(
-        source, digests=session.store.digests, clones=session.store.root / "clones", hub=lambda: session.source_hub
-    )
+def named_sources(config: Config) -> dict[str, Source]:
+    """The sources of a config by their names in the plan: model, refiner, controlnet, controlnet/2 …"""
+    named = {MODEL: sources.parse(config.source, name=config.name, revision=config.revision)}
+    if config.refiner:
+        named[REFINER] = sources.parse(config.refiner)
+    for number, text in enumerate(config.controlnet, 1):
+        named[CONTROLNET if number == 1 else f"{CONTROLNET}/{number}"] = sources.parse(text)
+    return named
+
+
+def look(config: Config, session: Session) -> dict[str, Opened]:
+    """A config's sources, opened, by their names in the plan."""
+    return {
+        name: open_source(
+            source, digests=session.store.digests, clones=session.store.root / "clones", hub=lambda: session.source_hub
+        )
+        for name, source in named_sources(config).items()
+    }
+
+
+def facts_of(opened: Opened) -> Facts:
+    """What a source says of itself."""
+    source = opened.source
     name = source.location if source.kind != "folder" else f"The folder {source.location}"
-    return source, opened, read_facts(opened.read, name=name)
+    return read_facts(opened.read, name=name)
 
 
 def planned(prepared: Prepared, steps: Sequence[Step]) -> Release:
@@ -127,10 +152,10 @@ def preflight(prepared: Prepared, session: Session, destination: Destination | N
     raise_problems(problems)
 
 
-def _check_licence(config: Config, facts: Facts, source: sources.Source) -> None:
+def _check_licence(config: Config, facts: Facts, name: str) -> None:
     if not (config.license or facts.card.get("license")):
         raise LicenceMissing(
-            f"{source.name} names no licence in its README.md.",
+            f"{name} names no licence in its README.md.",
             hint="Say it with --license, for example --license creativeml-openrail-m.",
         )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hubpub.architectures import components_of, default_latent, detect, published_size
+from hubpub.architectures import components_of, detect, published_size
 from hubpub.checkpoints.weights import open_weights
 from hubpub.coreml import schema_pb2, weight_file
 from hubpub.coreml.bundle import SMALL_FILES, read_bundle_files
@@ -118,10 +118,10 @@ def source(data: bytes) -> None:
     found = metadata.read_facts(texts.get, name="a/b")
     _ = found.prediction_type, found.scheduler_name
     architecture = detect(found.model_index, found.configs)
-    _ = found.scaling_factor, default_latent(found.configs)
-    for component in components_of(architecture, found.model_index, safety_checker=True):
-        size = published_size(found.configs, None, 2)
-        component.meaning(component.config(found.configs))
+    _ = found.scaling_factor, architecture.latent(found.configs)
+    for component in components_of(architecture, found.model_index, switches={}, sources=("model",)):
+        size = published_size(architecture, found.configs, None, 2)
+        component.meaning(component.read(found.configs, {}))
         component.parameters(size=size, attention="original", target="macOS13")
 
 
@@ -317,7 +317,7 @@ TARGETS: dict[str, Target] = {
     "blobs": Target(run=blobs, seeds=_blobs),
     "model": Target(run=model, seeds=_models),
     "package-manifest": Target(
-        run=package_manifest, seeds=lambda: [_bundle() and (HERE / "seed.mlpackage/Manifest.json").read_bytes()]
+        run=package_manifest, seeds=lambda: [(HERE / "seed.mlpackage/Manifest.json").read_bytes()] if _bundle() else []
     ),
     "text": Target(run=text, seeds=lambda: [_bundle()[0]]),
     "bundle": Target(run=bundle, seeds=lambda: [_MARK.join(_bundle())]),

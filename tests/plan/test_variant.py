@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hubpub.errors import ConfigError, UnknownVariant
 from hubpub.files.repo_ids import check_repo_id
-from hubpub.plan.names import default_destination, fetch_folder, package_stem
+from hubpub.plan.names import default_destination, fetch_folder
 from hubpub.plan.variant import ATTENTIONS, BITS, FORMATS, TARGETS, Variant
 
 variants = st.builds(
@@ -48,9 +48,6 @@ def test_a_variant_of_unknown_values_does_not_exist(field: str, value: object) -
 def test_names_that_apps_build_themselves() -> None:
     variant = Variant(attention="split_einsum_v2", bits=6, latent=(64, 64))
     assert variant.zip_stem("coreml-x-palettized") == "coreml-x-palettized_split_einsum_v2_compiled"
-    assert package_stem("prompthero/openjourney-v4", "unet") == (
-        "Stable_Diffusion_version_prompthero_openjourney-v4_unet"
-    )
     assert fetch_folder("me/coreml-x", "original/packages") == "coreml-x_original_packages"
     assert default_destination("me", "prompthero/openjourney-v4", 6) == "me/coreml-openjourney-v4-palettized"
     assert default_destination("me", "prompthero/openjourney-v4", 16) == "me/coreml-openjourney-v4"

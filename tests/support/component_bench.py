@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import copy
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hubpub import architectures
-from hubpub.checkpoints import choose
+from hubpub.checkpoints import choose, open_checkpoint
 from hubpub.networks import Size
+from hubpub.sources.metadata import read_facts
 from hubpub.steps import Measure, Package, Readback, Reference, Weights
 from hubpub.steps.package import PACKAGE
 from tests.support.sources import Layout, make_source
@@ -31,15 +33,22 @@ class Bench:
     def __init__(self, root: Path, component: str, *, family: str = "sd15", layout: Layout | None = None) -> None:
         self.root = root
         source = make_source(root / "source", family, layout=layout)
-        self.configs = {path.parent.name: json.loads(path.read_text()) for path in source.glob("*/config.json")}
-        self.architecture = architectures.detect(json.loads((source / "model_index.json").read_text()), self.configs)
+        facts = read_facts(lambda path: _read(source / path), name=family)
+        self.configs = facts.configs
+        self.architecture = architectures.detect(facts.model_index, facts.configs)
         self.component = self.architecture.component(component)
         folder = self.component.origin.folder
         self.source = source / folder
-        names = choose((f"{folder}/{path.name}" for path in self.source.iterdir()), folder=folder)
-        self.checkpoint = {"files": [name.removeprefix(f"{folder}/") for name in names]}
+        names = choose((f"{folder}/{path.name}".removeprefix("/") for path in self.source.iterdir()), folder=folder)
+        self.checkpoint = {"files": [name.rpartition("/")[2] for name in names]}
         self.config = self.component.meaning(self.component.config(self.configs))
         self._numbers = count()
+
+    def piece(self, name: str) -> Bench:
+        """The same source's component, or chunk, of another name; its steps run beside this one's."""
+        other = copy(self)
+        other.component = self.architecture.component(name)
+        return other
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -90,6 +99,16 @@ class Bench:
         step.run({"source": self.source}, out)
         return out
 
+    def answers(self, size: Size, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """What the source's module answers to these inputs, in fp32."""
+        from hubpub.runtime.references import answers
+
+        config = self.component.read_config(self.config)
+        with open_checkpoint(self.checkpoint, self.source) as checkpoint:
+            return answers(
+                self.component.reference, self.configs[self.component.origin.folder], config, checkpoint, arrays
+            )
+
     def measure(
         self,
         *,
@@ -103,6 +122,7 @@ class Bench:
     ) -> dict[str, Any]:
         step = Measure(
             **self.identity,
+            pieces=[self.component.name],
             checkpoint=self.checkpoint,
             attention=attention,
             height=size.height,
@@ -113,7 +133,7 @@ class Bench:
             floor=25.0,
             floor_program=60.0,
         )
-        inputs = {"package": package, "weights": weights, "source": self.source, "expected": expected}
+        inputs = {"package/0": package, "weights/0": weights, "source": self.source, "expected": expected}
         return step.run(inputs, self.folder())
 
     def readback(self, package: Path, *others: Path, bits: int) -> dict[str, Any]:
@@ -121,3 +141,7 @@ class Bench:
         inputs: Mapping[str, Path] = {"source": self.source, "package": package}
         more = {f"packages/{number}": other for number, other in enumerate(others)}
         return step.run({**inputs, **more}, self.folder())
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,20 @@ def network_of(
     for key in ("use_post_quant_conv", "use_quant_conv"):
         if key in config:
             config["quantizes"] = config.pop(key)
+    if params["component"] == "unet":
+        levels = len(config["block_out_channels"])
+        layers, blocks = config["layers_per_block"], config.pop("transformer_layers")
+        config |= {
+            "layers_per_block": [layers] * levels,
+            "transformer_layers": [[one] * layers for one in blocks],
+            "up_transformer_layers": [[one] * (layers + 1) for one in reversed(blocks)],
+            "middle": blocks[-1],
+        }
     if params["component"] == "safety_checker":
         config["image_scale"] = 8
     write, kind = _NETWORKS[params["component"]]
-    parsed = kind.from_json(config)
+    defaults = {item.name: item.default for item in fields(kind) if item.default is not MISSING}
+    parsed = kind.from_json({**defaults, **config})
     chosen = size or Size(height=height, width=width, batch=params.get("batch", 1))
     form = attention or params.get("attention", "original")
     return lambda at: write(at, parsed, chosen, form)  # type: ignore[operator]

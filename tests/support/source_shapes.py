@@ -5,7 +5,8 @@ A test compares them with diffusers' and transformers' own modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 Shapes = dict[str, tuple[int, ...]]
@@ -50,44 +51,88 @@ def _transformer(shapes: Shapes, name: str, width: int, config: Mapping[str, Any
 def unet_shapes(config: Mapping[str, Any]) -> Shapes:
     """State-dict names and shapes of a UNet2DConditionModel (SD 1, SD 2 and SDXL)."""
     shapes: Shapes = {}
-    widths = config["block_out_channels"]
-    per_block = config["layers_per_block"]
-    depth = config.get("transformer_layers_per_block", [1] * len(widths))
-    time = 4 * widths[0]
-    last = len(widths) - 1
+    widths, per_block, depth = config["block_out_channels"], _per_level(config), _depths(config)
+    time, last = 4 * widths[0], len(widths) - 1
+    width, skips = _way_down(shapes, config)
+    up_depth = config.get("reverse_transformer_layers_per_block") or depth[::-1]
+    for block, kind in enumerate(config["up_block_types"]):
+        out = widths[last - block]
+        for layer in range(per_block[last - block] + 1):
+            _resnet(shapes, f"up_blocks.{block}.resnets.{layer}", width + skips.pop(), out, time=time)
+            width = out
+            if kind.startswith("CrossAttn"):
+                name = f"up_blocks.{block}.attentions.{layer}"
+                _transformer(shapes, name, width, config, _depth(up_depth[block], layer))
+        if block != last:
+            _affine(shapes, f"up_blocks.{block}.upsamplers.0.conv", width, width, 3, 3)
+    _affine(shapes, "conv_norm_out", widths[0])
+    _affine(shapes, "conv_out", config["out_channels"], widths[0], 3, 3)
+    return shapes
+
+
+def controlnet_shapes(config: Mapping[str, Any]) -> Shapes:
+    """State-dict names and shapes of a ControlNetModel."""
+    shapes: Shapes = {}
+    width, skips = _way_down(shapes, config)
+    own, seen = config["block_out_channels"][0], config["conditioning_embedding_out_channels"]
+    place = "controlnet_cond_embedding"
+    _affine(shapes, f"{place}.conv_in", seen[0], config["conditioning_channels"], 3, 3)
+    for number, (before, after) in enumerate(pairwise(seen)):
+        _affine(shapes, f"{place}.blocks.{2 * number}", before, before, 3, 3)
+        _affine(shapes, f"{place}.blocks.{2 * number + 1}", after, before, 3, 3)
+    _affine(shapes, f"{place}.conv_out", own, seen[-1], 3, 3)
+    for number, skip in enumerate(skips):
+        _affine(shapes, f"controlnet_down_blocks.{number}", skip, skip, 1, 1)
+    _affine(shapes, "controlnet_mid_block", width, width, 1, 1)
+    return shapes
+
+
+def _way_down(shapes: Shapes, config: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Everything up to the middle: the width there, and those of the skip connections."""
+    widths, per_block, depth = config["block_out_channels"], _per_level(config), _depths(config)
+    time, last = 4 * widths[0], len(widths) - 1
     _affine(shapes, "conv_in", widths[0], config["in_channels"], 3, 3)
     _affine(shapes, "time_embedding.linear_1", time, widths[0])
     _affine(shapes, "time_embedding.linear_2", time, time)
+    if guidance := config.get("time_cond_proj_dim"):
+        _affine(shapes, "time_embedding.cond_proj", widths[0], guidance, bias=False)
     if config.get("addition_embed_type"):
         _affine(shapes, "add_embedding.linear_1", time, config["projection_class_embeddings_input_dim"])
         _affine(shapes, "add_embedding.linear_2", time, time)
     skips = [widths[0]]
     width = widths[0]
     for block, kind in enumerate(config["down_block_types"]):
-        for layer in range(per_block):
+        for layer in range(per_block[block]):
             _resnet(shapes, f"down_blocks.{block}.resnets.{layer}", width, widths[block], time=time)
             width = widths[block]
             if kind.startswith("CrossAttn"):
-                _transformer(shapes, f"down_blocks.{block}.attentions.{layer}", width, config, depth[block])
+                name = f"down_blocks.{block}.attentions.{layer}"
+                _transformer(shapes, name, width, config, _depth(depth[block], layer))
             skips.append(width)
         if block != last:
             _affine(shapes, f"down_blocks.{block}.downsamplers.0.conv", width, width, 3, 3)
             skips.append(width)
-    _resnet(shapes, "mid_block.resnets.0", width, width, time=time)
-    _transformer(shapes, "mid_block.attentions.0", width, config, depth[-1])
-    _resnet(shapes, "mid_block.resnets.1", width, width, time=time)
-    for block, kind in enumerate(config["up_block_types"]):
-        out = widths[last - block]
-        for layer in range(per_block + 1):
-            _resnet(shapes, f"up_blocks.{block}.resnets.{layer}", width + skips.pop(), out, time=time)
-            width = out
-            if kind.startswith("CrossAttn"):
-                _transformer(shapes, f"up_blocks.{block}.attentions.{layer}", width, config, depth[last - block])
-        if block != last:
-            _affine(shapes, f"up_blocks.{block}.upsamplers.0.conv", width, width, 3, 3)
-    _affine(shapes, "conv_norm_out", widths[0])
-    _affine(shapes, "conv_out", config["out_channels"], widths[0], 3, 3)
-    return shapes
+    middle = config.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+    if middle is not None:
+        _resnet(shapes, "mid_block.resnets.0", width, width, time=time)
+    if middle == "UNetMidBlock2DCrossAttn":
+        _transformer(shapes, "mid_block.attentions.0", width, config, _depth(depth[-1], 0))
+        _resnet(shapes, "mid_block.resnets.1", width, width, time=time)
+    return width, skips
+
+
+def _per_level(config: Mapping[str, Any]) -> Sequence[int]:
+    layers: int | Sequence[int] = config["layers_per_block"]
+    return [layers] * len(config["block_out_channels"]) if isinstance(layers, int) else layers
+
+
+def _depths(config: Mapping[str, Any]) -> Sequence[Any]:
+    depth: Sequence[Any] = config.get("transformer_layers_per_block", [1] * len(config["block_out_channels"]))
+    return depth
+
+
+def _depth(level: int | Sequence[int], layer: int) -> int:
+    return level if isinstance(level, int) else level[layer]
 
 
 def _vae_middle(shapes: Shapes, name: str, width: int) -> None:

@@ -21,7 +21,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.support.source_shapes import Shapes, safety_shapes, text_shapes, unet_shapes, vae_shapes
+from tests.support.source_shapes import (
+    Shapes,
+    controlnet_shapes,
+    safety_shapes,
+    text_shapes,
+    unet_shapes,
+    vae_shapes,
+)
 
 Array = npt.NDArray[Any]
 
@@ -70,19 +77,24 @@ def make_source(
         if only and part.folder not in only:
             continue
         _write_weights(home, part, layout, seed=seed)
-    _write_rest(folder, family, parts, tiny=tiny)
+    if family in CONTROLNETS:
+        (folder / "README.md").write_text(_readme(family, tiny=tiny), encoding="utf-8")
+    else:
+        _write_rest(folder, family, parts, tiny=tiny)
     return folder
 
 
 def components(family: str, *, tiny: bool) -> tuple[Component, ...]:
     """The weighted components of a family."""
+    if family in CONTROLNETS:
+        config = CONTROLNETS[family](tiny)
+        return (Component(folder="", stem="diffusion_pytorch_model", config=config, shapes=controlnet_shapes),)
     unet, vae, text, safety = FAMILIES[family](tiny)
     parts = [
         Component(folder="unet", stem="diffusion_pytorch_model", config=unet, shapes=unet_shapes),
         Component(folder="vae", stem="diffusion_pytorch_model", config=vae, shapes=vae_shapes),
     ]
-    for number, config in enumerate(text):
-        name = "text_encoder" if number == 0 else f"text_encoder_{number + 1}"
+    for name, config in text.items():
         parts.append(Component(folder=name, stem="model", config=config, shapes=text_shapes))
     if safety:
         parts.append(Component(folder="safety_checker", stem="model", config=safety, shapes=safety_shapes))
@@ -202,12 +214,14 @@ _TINY_TEXT = {
     "vocab_size": 1024,
 }
 
-Configs = tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]
+# UNet, VAE, text encoders by folder, safety checker
+Configs = tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], dict[str, Any] | None]
 
 
-def _sd1(tiny: bool, *, in_channels: int = 4) -> Configs:
-    unet = _unet(in_channels=in_channels, **(_TINY_UNET if tiny else {}))
-    return unet, _vae(**(_TINY_VAE if tiny else {})), [_text(**(_TINY_TEXT if tiny else {}))], _safety(tiny)
+def _sd1(tiny: bool, **special: Any) -> Configs:
+    unet = _unet(**((_TINY_UNET if tiny else {}) | special))
+    text = {"text_encoder": _text(**(_TINY_TEXT if tiny else {}))}
+    return unet, _vae(**(_TINY_VAE if tiny else {})), text, _safety(tiny)
 
 
 def _sd2(tiny: bool, *, sample_size: int, upcast: bool) -> Configs:
@@ -219,10 +233,15 @@ def _sd2(tiny: bool, *, sample_size: int, upcast: bool) -> Configs:
     vae = _TINY_VAE | {"sample_size": sample_size * 4} if tiny else {"sample_size": 768}
     big = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23}
     text = _TINY_TEXT if tiny else big | {"projection_dim": 512}
-    return _unet(**special, **(toy if tiny else full)), _vae(**vae), [_text(hidden_act="gelu", **text)], None
+    return (
+        _unet(**special, **(toy if tiny else full)),
+        _vae(**vae),
+        {"text_encoder": _text(hidden_act="gelu", **text)},
+        None,
+    )
 
 
-def _sdxl(tiny: bool) -> Configs:
+def _sdxl(tiny: bool, **more: Any) -> Configs:
     special = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 32 if tiny else 256,
@@ -239,19 +258,72 @@ def _sdxl(tiny: bool) -> Configs:
     second = {"architectures": ["CLIPTextModelWithProjection"], "hidden_act": "gelu"}
     big = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32}
     toy2 = _TINY_TEXT | {"hidden_size": 96, "intermediate_size": 192, "projection_dim": 96}
-    texts = [
-        _text(**(_TINY_TEXT if tiny else {})),
-        _text(**second, **(toy2 if tiny else big | {"projection_dim": 1280})),
-    ]
-    return _unet(**special, **heads, **(toy if tiny else full)), vae, texts, None
+    texts = {
+        "text_encoder": _text(**(_TINY_TEXT if tiny else {})),
+        "text_encoder_2": _text(**second, **(toy2 if tiny else big | {"projection_dim": 1280})),
+    }
+    return _unet(**(special | heads | (toy if tiny else full) | more)), vae, texts, None
+
+
+def _refiner(tiny: bool) -> Configs:
+    full = {
+        "block_out_channels": [384, 768, 1536, 1536],
+        "attention_head_dim": [6, 12, 24, 24],
+        "cross_attention_dim": 1280,
+        "projection_class_embeddings_input_dim": 2560,
+        "transformer_layers_per_block": [4] * 4,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    }
+    toy = {"cross_attention_dim": 96, "projection_class_embeddings_input_dim": 5 * 32 + 96}
+    unet, vae, texts, _ = _sdxl(tiny, **(toy if tiny else full))
+    return unet, vae, {"text_encoder_2": texts["text_encoder_2"]}, None
+
+
+def _distilled_xl(tiny: bool) -> Configs:
+    """As SSD-1B and Vega: fewer blocks in some layers, and a middle without attention."""
+    return _sdxl(
+        tiny,
+        layers_per_block=2,
+        mid_block_type="UNetMidBlock2D",
+        transformer_layers_per_block=[0, [1, 2], [2, 1]],
+        reverse_transformer_layers_per_block=[[2, 1, 1], [1, 1, 2], 0],
+    )
+
+
+def _controlnet(base: Configs) -> dict[str, Any]:
+    """A ControlNet for a UNet: its way down, and the picture's own layers."""
+    unet = base[0]
+    left_out = {"_class_name", "center_input_sample", "out_channels", "sample_size", "up_block_types"}
+    seen = [8, 16] if unet["block_out_channels"][0] < 320 else [16, 32, 96, 256]
+    own = {
+        "_class_name": "ControlNetModel",
+        "conditioning_channels": 3,
+        "conditioning_embedding_out_channels": seen + [32, 48][: 4 - len(seen)],
+        "controlnet_conditioning_channel_order": "rgb",
+        "global_pool_conditions": False,
+    }
+    return {key: value for key, value in unet.items() if key not in left_out} | own
+
+
+CONTROLNETS: Mapping[str, Callable[[bool], dict[str, Any]]] = {
+    "controlnet-sd15": lambda tiny: _controlnet(_sd1(tiny)),
+    "controlnet-sd21": lambda tiny: _controlnet(_sd2(tiny, sample_size=64, upcast=False)),
+    "controlnet-sdxl": lambda tiny: _controlnet(_sdxl(tiny)),
+}
 
 
 FAMILIES: Mapping[str, Callable[[bool], Configs]] = {
     "sd15": _sd1,
     "sd15-inpaint": lambda tiny: _sd1(tiny, in_channels=9),
+    "sd15-pix2pix": lambda tiny: _sd1(tiny, in_channels=8),
+    "sd15-lcm": lambda tiny: _sd1(tiny, time_cond_proj_dim=32 if tiny else 256),
+    "sd15-small": lambda tiny: _sd1(tiny, mid_block_type=None, layers_per_block=1),
     "sd21": lambda tiny: _sd2(tiny, sample_size=64, upcast=False),
     "sd21-768": lambda tiny: _sd2(tiny, sample_size=96, upcast=True),
     "sdxl": _sdxl,
+    "sdxl-refiner": _refiner,
+    "sdxl-small": _distilled_xl,
 }
 
 
@@ -384,16 +456,16 @@ def _write_rest(folder: Path, family: str, parts: Sequence[Component], *, tiny: 
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    if "inpaint" in family:
-        index["_class_name"] = "StableDiffusionInpaintPipeline"
+    index["_class_name"] = _PIPELINES.get(family, index["_class_name"])
+    if "refiner" in family:
+        index |= {"text_encoder": [None, None], "tokenizer": [None, None], "requires_aesthetics_score": True}
     for part in parts:
         if part.folder.startswith("text_encoder"):
             tokenizer = part.folder.replace("text_encoder", "tokenizer")
             index[part.folder] = ["transformers", part.config["architectures"][0]]
             index[tokenizer] = ["transformers", "CLIPTokenizer"]
-            write_tokenizer(
-                folder / tokenizer, part.config["vocab_size"], pad="!" if family.startswith("sd2") else None
-            )
+            pad = "!" if family.startswith("sd2") or tokenizer == "tokenizer_2" else None
+            write_tokenizer(folder / tokenizer, part.config["vocab_size"], pad=pad)
     if not xl:
         safe = any(part.folder == "safety_checker" for part in parts)
         index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"] if safe else [None, None]
@@ -405,6 +477,14 @@ def _write_rest(folder: Path, family: str, parts: Sequence[Component], *, tiny: 
     (folder / "scheduler").mkdir(exist_ok=True)
     _json(folder / "scheduler" / "scheduler_config.json", _scheduler(family))
     (folder / "README.md").write_text(_readme(family, tiny=tiny), encoding="utf-8")
+
+
+_PIPELINES = {
+    "sd15-inpaint": "StableDiffusionInpaintPipeline",
+    "sd15-pix2pix": "StableDiffusionInstructPix2PixPipeline",
+    "sd15-lcm": "LatentConsistencyModelPipeline",
+    "sdxl-refiner": "StableDiffusionXLImg2ImgPipeline",
+}
 
 
 def _scheduler(family: str) -> dict[str, Any]:
@@ -421,6 +501,9 @@ def _scheduler(family: str) -> dict[str, Any]:
     }
     if family == "sd21-768":
         return {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"} | common
+    if family == "sd15-lcm":
+        special = {"original_inference_steps": 50, "timestep_scaling": 10.0}
+        return {"_class_name": "LCMScheduler", "prediction_type": "epsilon"} | special | common
     if family.startswith("sdxl"):
         special = {"interpolation_type": "linear", "timestep_spacing": "leading", "use_karras_sigmas": False}
         return {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"} | special | common

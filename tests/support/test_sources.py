@@ -14,7 +14,16 @@ import pytest
 from hubpub.checkpoints.names import canonical
 from hubpub.checkpoints.selection import choose
 from hubpub.checkpoints.weights import open_weights
-from tests.support.sources import FAMILIES, Component, Layout, components, make_source, tensor, write_tokenizer
+from tests.support.sources import (
+    CONTROLNETS,
+    FAMILIES,
+    Component,
+    Layout,
+    components,
+    make_source,
+    tensor,
+    write_tokenizer,
+)
 
 # Parameters of the real models, as their cards and papers give them (in millions).
 SIZES = {
@@ -37,11 +46,13 @@ def test_true_sizes(family: str, folder: str) -> None:
 
 def _module(part: Component) -> Any:
     """The library's own module of this config."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     match part.folder:
+        case "":
+            return ControlNetModel.from_config(part.config)
         case "unet":
             return UNet2DConditionModel.from_config(part.config)
         case "vae":
@@ -55,7 +66,7 @@ def _module(part: Component) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *CONTROLNETS])
 def test_names_and_shapes_are_those_of_the_libraries(family: str) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("diffusers")
