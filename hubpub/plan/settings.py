@@ -141,7 +141,12 @@ class Naming:
     source: Annotated[str, Setting("Source", "Folder, Hub repo id, hf:ORG/NAME or git+URL.")]
     to: Annotated[
         str | None,
-        Setting("Release", "Destination OWNER/NAME.", metavar="REPO", default="<you>/coreml-<name>-palettized"),
+        Setting(
+            "Release",
+            "Destination OWNER/NAME, or file:///FOLDER.",
+            metavar="REPO",
+            default="<you>/coreml-<name>-palettized",
+        ),
     ] = None
     name: Annotated[str | None, Setting("Source", "Name of a local source.", metavar="ORG/NAME")] = None
     revision: Annotated[str | None, Setting("Source", "Branch, tag or commit of the source.")] = None

@@ -109,11 +109,12 @@ def _parts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the text says of the components and of the sources beside the model."""
     parts = list(manifest["components"].items())
     compressed, whole = (
-        list(dict.fromkeys(part.get("title", name) for name, part in parts if (part["bits"] < 16) is small))
+        list(dict.fromkeys(_title(name, part) for name, part in parts if (part["bits"] < 16) is small))
         for small in (True, False)
     )
     return {
         "apps": {**_APPS, **manifest.get("apps", {})},
+        "drawing": manifest.get("drawing"),
         "others": list(manifest.get("other_sources", {}).values()),
         "compressed": _listed(compressed),
         "whole": _listed(whole),
@@ -121,6 +122,11 @@ def _parts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "single": any(part.get("floats") == "fp32" for _, part in parts),
         "chunked": any("_chunk" in name for name, _ in parts),
     }
+
+
+def _title(name: str, part: Mapping[str, Any]) -> str:
+    """What people call a component; a manifest before 0.2 does not say it."""
+    return str(part.get("title") or name.partition("/")[0].replace("_", " "))
 
 
 def _listed(words: Sequence[str]) -> str:

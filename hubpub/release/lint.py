@@ -165,7 +165,7 @@ def lint_swift_loader(names: Sequence[str]) -> Iterator[Finding]:
     controlled = {"ControlledUnet", "ControlledUnetChunk1"} & bundles
     if not controlled and any(name.startswith(f"{CONTROLNETS}/") for name in names):
         sentence = "Without it, Apple's Swift package cannot use the ControlNets beside it."
-        yield missing(f"ControlledUnet{BUNDLE}", sentence)
+        yield Finding(severity="warning", path=f"ControlledUnet{BUNDLE}", sentence=f"It is missing. {sentence}")
     if "VAEEncoder" not in bundles:
         sentence = "Without it, image-to-image does not work, and Mochi Diffusion does not know the image size."
         yield Finding(severity="warning", path=f"VAEEncoder{BUNDLE}", sentence=sentence)

@@ -61,7 +61,7 @@ def convert_config(config: Config, *, out: Path | None, session: Session) -> Out
     prepared = prepare(config, session, owner=None)
     if out is None:
         return make(prepared, session)
-    destination = open_destination("folder", str(out), Means(hub=lambda: session.hub, digests=session.store.digests))
+    destination = open_destination(f"file://{out}", Means(hub=lambda: session.hub, digests=session.store.digests))
     outcome = make(prepared, session, destination)
     write(outcome, destination, session)
     return replace(outcome, folder=out)

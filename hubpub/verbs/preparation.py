@@ -25,7 +25,6 @@ from hubpub.errors import (
 )
 from hubpub.files.digest import Digest
 from hubpub.files.disk import free
-from hubpub.files.repo_ids import check_repo_id
 from hubpub.files.sizes import human
 from hubpub.plan.config import Config
 from hubpub.plan.names import default_destination
@@ -34,7 +33,7 @@ from hubpub.plan.plan import Plan
 from hubpub.plan.planner import make_plan
 from hubpub.release.artifact import Artifact
 from hubpub.release.release import Release
-from hubpub.remote.destinations import Destination
+from hubpub.remote.destinations import Destination, check_address
 from hubpub.sources import source as sources
 from hubpub.sources.metadata import Facts, read_facts
 from hubpub.sources.resolve import Opened, Progress, open_source
@@ -77,7 +76,7 @@ def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
     files = source_files(config, parts, {name: one.paths() for name, one in opened.items()})
     snapshots = {name: one.pin(files[name]) for name, one in opened.items()}
     destination = config.to or default_destination(owner or "local", names[MODEL], config.bits)
-    check_repo_id(destination)
+    check_address(destination)
     plan = make_plan(
         config,
         parts,

@@ -10,7 +10,6 @@ from typing import Any
 from hubpub.errors import ConfigError, DigestMismatch, SourceNotFound, raise_problems
 from hubpub.files.digest import FileRef
 from hubpub.files.paths import check_all
-from hubpub.files.repo_ids import check_repo_id
 from hubpub.plan.config import Config, Delivery, effective
 from hubpub.plan.names import CARD, MANIFEST, SIGNATURE
 from hubpub.release.artifact import Artifact
@@ -22,6 +21,8 @@ from hubpub.remote.destinations import (
     Means,
     Receipt,
     changes,
+    check_address,
+    is_on_hub,
     laid_out,
     open_destination,
     planned_bytes,
@@ -113,7 +114,8 @@ def publish(
 def publish_config(config: Config, *, dry_run: bool, session: Session) -> Published:
     """Plan, check, make and deliver one model."""
     # before any work: a token is needed in the end
-    owner = session.hub.whoami().name if config.to is None or not dry_run else None
+    asked = config.to is None or (is_on_hub(config.to) and not dry_run)
+    owner = session.hub.whoami().name if asked else None
     prepared = prepare(config, session, owner=owner)
     destination = _destination(prepared.plan.destination, config.delivery, session)
     _preflight(destination, planned(prepared, prepared.plan.steps), delivery=config.delivery, dry_run=dry_run)
@@ -138,7 +140,7 @@ def publish_folder(
         raise SourceNotFound(
             f"{folder / MANIFEST} is not as `hubpub convert` writes it.", hint="Run `hubpub convert` again."
         ) from None
-    destination_id = check_repo_id(repo_id or meant)
+    destination_id = check_address(repo_id or meant)
     if destination_id.rpartition("/")[2] != meant.rpartition("/")[2]:
         raise ConfigError(
             f"The folder was converted for {meant}, and its archives carry that name.",
@@ -185,7 +187,7 @@ def _publish_outcome(outcome: Outcome, *, delivery: Delivery, dry_run: bool, ses
 
 def _destination(repo_id: str, delivery: Delivery, session: Session) -> Destination:
     means = Means(hub=lambda: session.hub, digests=session.store.digests, delivery=delivery)
-    return open_destination("hub", repo_id, means)
+    return open_destination(repo_id, means)
 
 
 def _deliver(

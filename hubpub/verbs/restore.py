@@ -38,7 +38,7 @@ def restore(
 
 def _restore(repo_id: str, revision: str, *, dry_run: bool, session: Session) -> Published:
     hub = session.hub
-    destination = open_destination("hub", repo_id, Means(hub=lambda: hub, digests=session.cache.digests))
+    destination = open_destination(repo_id, Means(hub=lambda: hub, digests=session.cache.digests))
     if not dry_run:
         raise_problems(destination.preflight(unmade(repo_id)))
     base = destination.current()

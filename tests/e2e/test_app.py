@@ -76,6 +76,8 @@ def test_an_app_downloads_what_its_config_says(published: LocalHub, tmp_path: Pa
         "batch": 2,
         "prediction_type": "v_prediction",
         "scaling_factor": 0.25,
+        "scheduler": None,
+        **dict.fromkeys(("swift_pipeline", "steps", "guidance", "guidance_embedding", "controlnets", "refiner")),
     }
     # the Swift that is printed says the same
     assert 'URL(filePath: "models/coreml-tiny-palettized_original_compiled")' in done.stderr

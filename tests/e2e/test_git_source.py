@@ -41,12 +41,12 @@ def test_a_clone_is_pinned(repo: Path, tmp_path: Path) -> None:
         assert prepared.plan.snapshot.commit == origin.head.commit.hexsha
     assert not prepared.plan.snapshot.dirty
     assert prepared.plan.snapshot.source.name == "local/my-model"
-    assert prepared.facts.card["license"] == "mit"
+    assert prepared.facts["model"].card["license"] == "mit"
 
 
 def test_a_revision_of_it(repo: Path, tmp_path: Path) -> None:
     prepared = _prepare(f"git+file://{repo}@v1", tmp_path)
-    assert prepared.facts.card["license"] == "creativeml-openrail-m"
+    assert prepared.facts["model"].card["license"] == "creativeml-openrail-m"
     with pytest.raises(SourceNotFound, match="no revision"):
         _prepare(f"git+file://{repo}@v9", tmp_path)
 

@@ -1,6 +1,7 @@
 """Destinations: where a release goes. Each can say what it holds now, and take one release in one piece.
 
-To add one, write a module with `destination(address, means)` and name it in `KINDS`.
+To add one, write a module with `destination(address, means)` and `check(address)`, and name it in `KINDS` by the
+scheme of its addresses: `--to s3://bucket/name` is then opened by the module of `s3`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hubpub.errors import HubpubError
+from hubpub.errors import ConfigError, HubpubError
 from hubpub.files.digest import Digest
 from hubpub.files.digests import Digests
 from hubpub.plan.config import Delivery
@@ -85,17 +86,43 @@ class Destination(Protocol):
         ...
 
 
-# kind → the module that has it
+# scheme of addresses → the module that opens them
 KINDS: Mapping[str, str] = {
-    "folder": "hubpub.remote.destinations.folder",
-    "hub": "hubpub.remote.destinations.hub",
+    "file": "hubpub.remote.destinations.folder",
+    "hf": "hubpub.remote.destinations.hub",
 }
 
 
-def open_destination(kind: str, address: str, means: Means) -> Destination:
-    """The destination of that kind at an address: a path, or a repo id."""
-    destination: Destination = import_module(KINDS[kind]).destination(address, means)
+def open_destination(address: str, means: Means) -> Destination:
+    """The destination at an address: OWNER/NAME of the Hub, or SCHEME://… (`file:///srv/models/coreml-x`)."""
+    scheme, rest = _parts(address)
+    destination: Destination = import_module(KINDS[scheme]).destination(rest, means)
     return destination
+
+
+def check_address(address: str) -> str:
+    """The address, if it can be one; ConfigError says why not."""
+    scheme, rest = _parts(address)
+    import_module(KINDS[scheme]).check(rest)
+    return address
+
+
+def is_on_hub(address: str) -> bool:
+    """Whether it is a repo of the Hub, for which an account is needed."""
+    return _parts(address)[0] == "hf"
+
+
+def _parts(address: str) -> tuple[str, str]:
+    """The scheme, and the rest."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return "hf", address
+    if scheme not in KINDS:
+        raise ConfigError(
+            f"{address!r} is no destination: nothing opens {scheme}://.",
+            hint=f"Give OWNER/NAME, or an address that begins with {', '.join(f'{one}://' for one in KINDS)}.",
+        )
+    return scheme, rest
 
 
 def release_files(release: Release, folder: Path) -> tuple[Artifact, ...]:

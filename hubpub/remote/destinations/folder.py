@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from hubpub.errors import Conflict, HubpubError, PreflightError
+from hubpub.errors import ConfigError, Conflict, HubpubError, PreflightError
 from hubpub.files.copies import clone
 from hubpub.files.digest import Digest, FileRef
 from hubpub.files.digests import Digests
@@ -25,6 +25,12 @@ from hubpub.remote.download import PARTIAL
 def destination(address: str, means: Means) -> FolderDestination:
     """The folder at a path."""
     return FolderDestination(Path(address), digests=means.digests)
+
+
+def check(address: str) -> None:
+    """ConfigError where it names no folder."""
+    if not Path(address).name:
+        raise ConfigError(f"file://{address} names no folder.", hint="Give one: file:///srv/models/coreml-my-model.")
 
 
 class FolderDestination:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hubpub.errors import CannotWrite, ConfigError, HubpubError
+from hubpub.files.repo_ids import check_repo_id
 from hubpub.release.release import Operation, Release, RemoteState
 from hubpub.remote.destinations import Means, Progress, Receipt, changes, planned_bytes, tally
 from hubpub.remote.hub import Account, Hub
@@ -17,6 +18,11 @@ def destination(address: str, means: Means) -> HubDestination:
     return HubDestination(
         means.hub(), address, private=how.private, branch=how.branch, create_pr=how.create_pr, tag=how.tag
     )
+
+
+def check(address: str) -> None:
+    """ConfigError where it is no repo id."""
+    check_repo_id(address)
 
 
 class HubDestination:
