@@ -111,15 +111,18 @@ def check_knobs(*, attention: str, batch: int, target: str) -> None:
         raise UnknownVariant(f"A UNet cannot be converted for batch {batch!r}.", hint="Choose 2 (guidance) or 1.")
 
 
-def published_size(architecture: Architecture, configs: Configs, latent: tuple[int, int] | None, batch: int) -> Size:
+def published_size(
+    architecture: Architecture, configs: Configs, latent: tuple[int, int] | None, batch: int, *, step: int | None = None
+) -> Size:
     """The size that a release is made for; `latent` is (height, width), None for what the model was trained on.
 
+    `step` is what both sides must be multiples of, if not the model's own (a refiner may have more levels).
     Raises ConfigError for sides that the network's levels cannot halve, before any work.
     """
     sides = latent or architecture.latent(configs)
     if sides is None:
         raise ConfigError("The UNet's config gives no sample_size.", hint="Give --latent-height and --latent-width.")
-    step = smallest_side(architecture, configs)
+    step = step or smallest_side(architecture, configs)
     if any(side <= 0 or side % step for side in sides):
         pixels = step * image_scale(configs)
         raise ConfigError(
@@ -142,8 +145,13 @@ def gate_size(architecture: Architecture, configs: Configs, published: Size) -> 
 
 def smallest_side(architecture: Architecture, configs: Configs) -> int:
     """Each level of the UNet but the last halves the latent, and the way up needs the halves to fit."""
-    config = architecture.component(architecture.main).config(configs)
-    return int(2 ** (len(config.block_out_channels) - 1))
+    return halvings(architecture.component(architecture.main).config(configs))
+
+
+def halvings(config: Any) -> int:
+    """By how much the levels of a UNet or a ControlNet divide a side; 1 for other networks."""
+    widths = config.block_out_channels if isinstance(config, UNetConfig) else (0,)
+    return int(2 ** (len(widths) - 1))
 
 
 def check_controlnet(unet: UNetConfig, controlnet: ControlNetConfig, *, name: str) -> None:

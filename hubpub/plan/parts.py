@@ -53,6 +53,14 @@ class Parts:
             guidance = built_in
         return Drawing(steps=steps, guidance=_GUIDANCE if guidance is None else guidance, guidance_embedding=built_in)
 
+    @property
+    def step(self) -> int:
+        """What both sides of a latent must be multiples of, so that every UNet and ControlNet can halve them."""
+        return max(
+            architectures.halvings(component.config(self.configs(component.origin.source)))
+            for component in self.components
+        )
+
     def configs(self, source: str) -> Configs:
         """The config.json files that a component of this source depends on: its own, and what only the model has."""
         return {**self.facts[MODEL].configs, **self.facts[source].configs}

@@ -61,7 +61,7 @@ def make_plan(
     """
     architectures.check_components(config.floor)
     configs = parts.configs(MODEL)
-    size = architectures.published_size(parts.architecture, configs, config.latent, config.batch)
+    size = architectures.published_size(parts.architecture, configs, config.latent, config.batch, step=parts.step)
     small = architectures.gate_size(parts.architecture, configs, size) if verify == "numeric" else size
     builder = _PlanBuilder(config, parts, sources, size=size, measured_at=small, verify=verify, compiler=compiler)
     variants = tuple(

@@ -138,7 +138,9 @@ class Delivering:
 class Naming:
     """Where a model comes from and goes."""
 
-    source: Annotated[str, Setting("Source", "Folder, Hub repo id, hf:ORG/NAME or git+URL.")]
+    source: Annotated[
+        str, Setting("Source", "Folder, Hub repo id (ORG/NAME or ORG/NAME@REVISION), hf:ORG/NAME or git+URL.")
+    ]
     to: Annotated[
         str | None,
         Setting(

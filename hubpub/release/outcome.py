@@ -120,7 +120,8 @@ def command(outcome: Outcome) -> str:
     words = ["hubpub", "publish", _typed(source), "--to", outcome.plan.destination]
     for name, snapshot in outcome.plan.sources.items():
         if name != MODEL:
-            words += [f"--{name.partition('/')[0]}", _typed(snapshot.source)]
+            pinned = f"@{snapshot.commit}" if snapshot.commit and snapshot.source.kind != "folder" else ""
+            words += [f"--{name.partition('/')[0]}", _typed(snapshot.source) + pinned]
     commit = outcome.plan.snapshot.commit
     if commit and source.kind != "folder":
         words += ["--revision", commit]

@@ -55,15 +55,14 @@ class Snapshot:
 
 
 def parse(text: str, *, name: str | None = None, revision: str | None = None) -> Source:
-    """Parse a source argument: `hf:REPO`, `git+URL[@REVISION]`, an existing folder, or else a Hub repo id.
+    """Parse a source argument: `hf:REPO[@REVISION]`, `git+URL[@REVISION]`, an existing folder, or else a Hub repo id.
 
-    Raises ConfigError for anything else, and for a folder with a revision.
+    `revision` wins over one in the text. Raises ConfigError for anything else, and for a folder with a revision.
     """
     if name is not None:
         check_repo_id(name)
     if text.startswith("hf:"):
-        repo_id = check_repo_id(text.removeprefix("hf:"))
-        return Source(kind="hub", location=repo_id, name=name or repo_id, revision=revision)
+        return _of_hub(text.removeprefix("hf:"), name=name, revision=revision)
     if text.startswith("git+"):
         return _parse_git(text, name=name, revision=revision)
     path = Path(text).expanduser()
@@ -75,13 +74,19 @@ def parse(text: str, *, name: str | None = None, revision: str | None = None) ->
             )
         folder = path.resolve()
         return Source(kind="folder", location=str(folder), name=name or f"local/{_slug(folder.name)}")
-    if not REPO_ID.fullmatch(text):
+    if not REPO_ID.fullmatch(text.partition("@")[0]):
         raise ConfigError(
             f"{text!r} is neither an existing folder nor a repo id.",
-            hint="A source is a diffusers folder, a Hub repo id (ORG/NAME) or git+URL.",
+            hint="A source is a diffusers folder, a Hub repo id (ORG/NAME or ORG/NAME@REVISION) or git+URL.",
         )
-    repo_id = check_repo_id(text)
-    return Source(kind="hub", location=repo_id, name=name or repo_id, revision=revision)
+    return _of_hub(text, name=name, revision=revision)
+
+
+def _of_hub(text: str, *, name: str | None, revision: str | None) -> Source:
+    """ORG/NAME, or ORG/NAME@REVISION."""
+    repo_id, _, own = text.partition("@")
+    check_repo_id(repo_id)
+    return Source(kind="hub", location=repo_id, name=name or repo_id, revision=revision or own or None)
 
 
 def _parse_git(text: str, *, name: str | None, revision: str | None) -> Source:

@@ -42,12 +42,13 @@ class Sample(Step):
 
         from hubpub.runtime import pictures, source_pictures
         from hubpub.runtime.model import load
+        from hubpub.runtime.tokenizers import read_tokenizers
 
         names = [name for name in pictures.PARTS if name in inputs]
         pictures.check_parts(names, "The release")
         painter = pictures.Painter(
             models={name: load(inputs[name], precision="fp16") for name in names},
-            tokenizers=pictures.read_tokenizers(inputs["tokenizer"].parent),
+            tokenizers=read_tokenizers(inputs["tokenizer"].parent),
             scheduler_config=self.scheduler_config,
             scheduler_class=self.scheduler,
             scaling_factor=self.scaling_factor,

@@ -20,6 +20,7 @@ from hubpub.release.release import parse_manifest
 from hubpub.runtime import pictures
 from hubpub.runtime.pictures import Painter, Pixels, Request
 from hubpub.runtime.source_pictures import draw_with_diffusers
+from hubpub.runtime.tokenizers import read_tokenizers
 from hubpub.sources.metadata import MODEL_INDEX
 from hubpub.steps import FromStep
 from hubpub.steps.package import PACKAGE
@@ -116,7 +117,7 @@ def _painter_of(outcome: Outcome, root: Path, session: Session, device: str) -> 
     facts = outcome.facts[MODEL]
     return Painter(
         models=models,
-        tokenizers=pictures.read_tokenizers((root / outcome.plan.architecture.resources[0]).parent),
+        tokenizers=read_tokenizers((root / outcome.plan.architecture.resources[0]).parent),
         scheduler_config=facts.scheduler,
         scheduler_class=facts.scheduler_name,
         scaling_factor=facts.scaling_factor,

@@ -233,6 +233,7 @@ BAD = [
     (["sd15", "--chunk-unet"], "small enough for every device"),
     (["sd15", "--guidance-embedding", "5"], "takes no guidance embedding"),
     (["controlnet-sd15", "--prompt", "a cat"], "draws nothing by itself"),
+    (["sdxl", "--latent-height", "34", "--latent-width", "32"], "both sides must be multiples of 4"),
 ]
 
 

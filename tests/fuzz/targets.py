@@ -284,13 +284,21 @@ def _bundle() -> tuple[bytes, ...]:
     return tuple((made / name).read_bytes() for name in SMALL_FILES)
 
 
+_FAMILIES = ("sd15", "sd15-lcm", "sdxl", "sdxl-small", "sdxl-refiner", "controlnet-sdxl")
+
+
 @cache
 def _source() -> tuple[bytes, ...]:
-    folder = make_source(HERE / "source", "sd15", tiny=True)
+    """The small JSON files of one source of each kind."""
+    return tuple(_json_files(family) for family in _FAMILIES)
+
+
+def _json_files(family: str) -> bytes:
+    folder = make_source(HERE / f"source-{family}", family, tiny=True)
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*.json") if path.stat().st_size < 1 << 16
     )
-    return (json.dumps({name: json.loads((folder / name).read_bytes()) for name in names}).encode(),)
+    return json.dumps({name: json.loads((folder / name).read_bytes()) for name in names}).encode()
 
 
 _CONFIG = b"""bits = 4

@@ -49,6 +49,13 @@ def test_a_folder_has_no_revision(tmp_path: Path) -> None:
         parse(str(tmp_path), revision="main")
 
 
+@pytest.mark.parametrize("text", ["org/model@v2", "hf:org/model@v2"])
+def test_a_repo_at_a_revision(text: str) -> None:
+    source = parse(text)
+    assert (source.location, source.name, source.revision) == ("org/model", "org/model", "v2")
+    assert parse(text, revision="main").revision == "main"
+
+
 def test_a_chosen_name(tmp_path: Path) -> None:
     assert parse(str(tmp_path), name="me/my-model").name == "me/my-model"
     with pytest.raises(ConfigError):
