@@ -41,12 +41,15 @@ fuzz: setup  # atheris on every reader of bytes that others wrote, FUZZ_SECONDS 
 
 BENCH ?= build/bench
 
-bench: setup  # everything at full size: about an hour on a quiet machine, 30 GB of disk under BENCH (Linux)
+bench: setup  # everything at full size: an hour and a half on a quiet machine, 60 GB of disk under BENCH (Linux)
 	mkdir -p $(BENCH)
 	test -e $(BENCH)/sd15/model_index.json || $(BIN)/python benchmarks/make_source.py sd15 $(BENCH)/sd15
 	$(BIN)/python benchmarks/main_job.py $(BENCH)/sd15 $(BENCH)/main --verify off
 	$(BIN)/python benchmarks/main_job.py $(BENCH)/sd15 $(BENCH)/main --verify weights
 	$(BIN)/python benchmarks/main_job.py $(BENCH)/sd15 $(BENCH)/main --verify numeric
+	test -e $(BENCH)/sdxl/model_index.json || $(BIN)/python benchmarks/make_source.py sdxl $(BENCH)/sdxl
+	$(BIN)/python benchmarks/main_job.py $(BENCH)/sdxl $(BENCH)/main --verify off
+	$(BIN)/python benchmarks/main_job.py $(BENCH)/sdxl $(BENCH)/main --verify numeric
 	$(BIN)/python benchmarks/palettize.py --coremltools
 	$(BIN)/python benchmarks/compile.py
 	$(BIN)/python benchmarks/steps.py $(BENCH)/sd15 $(BENCH)/steps
