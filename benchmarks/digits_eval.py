@@ -45,11 +45,13 @@ def classifier() -> tuple[Any, float]:
 
 def load_pipeline(source: Path) -> Any:
     """The source as diffusers loads it: stored in fp16, computed in fp32."""
-    from diffusers import StableDiffusionPipeline
+    import torch
+    from diffusers import DiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(source, use_safetensors=True, low_cpu_mem_usage=False)
-    for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
-        part.float()
+    pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, low_cpu_mem_usage=False)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.float()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -115,7 +115,8 @@ def start_from_identity(network: UNet2DConditionModel) -> None:
             first.weight[channel, pair, 1, 1] = sign
             end.conv_shortcut.weight[channel, skip + channel, 0, 0] = 1.0
             last.weight[pair, channel, 1, 1] = sign
-    silenced = [end.conv2, network.up_blocks[-1].attentions[-1].proj_out]
+    attentions = getattr(network.up_blocks[-1], "attentions", [])  # XL has none there
+    silenced = [end.conv2, *(attention.proj_out for attention in attentions[-1:])]
     for module in silenced:
         module.weight.zero_()
         module.bias.zero_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,16 @@ def corpus() -> list[str]:
 
 def write(folder: Path, *, vae: Any, unet: Any, text_encoder: Any) -> int:
     """Write the repo, in place of what its subfolders held; returns its size in bytes."""
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
+    index |= {name: list(part) for name, part in PARTS.items()}
+    return write_parts(folder, {"vae": vae, "unet": unet, "text_encoder": text_encoder}, index)
+
+
+def write_parts(folder: Path, networks: Mapping[str, Any], index: Mapping[str, Any]) -> int:
+    """Write a repo of these networks, of what its index names as tokenizers, and of the noise schedule."""
     folder.mkdir(parents=True, exist_ok=True)
-    networks = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
-    for name in (*networks, "tokenizer", "scheduler"):
+    tokenizers = [name for name in index if name.startswith("tokenizer")]
+    for name in (*networks, *tokenizers, "scheduler"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name, network in networks.items():
         network.half().save_pretrained(folder / name, safe_serialization=True)
@@ -40,11 +48,8 @@ def write(folder: Path, *, vae: Any, unet: Any, text_encoder: Any) -> int:
         for path in (folder / name).iterdir():
             path.chmod(0o644)
     digits_networks.scheduler().save_pretrained(folder / "scheduler")
-    digits_tokenizer.write(folder / "tokenizer", corpus())
-    index: dict[str, Any] = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": diffusers.__version__,
-    }
-    index |= {name: list(part) for name, part in PARTS.items()} | {"requires_safety_checker": False}
-    (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n", encoding="utf-8")
+    for name in tokenizers:
+        digits_tokenizer.write(folder / name, corpus())
+    whole = {**index, "_diffusers_version": diffusers.__version__}
+    (folder / "model_index.json").write_text(json.dumps(dict(sorted(whole.items())), indent=2) + "\n", encoding="utf-8")
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -80,12 +80,12 @@ def train_vae(checkpoint: Path, *, seed: int) -> Any:
         random = torch.Generator().manual_seed(seed * 1_000_000 + step)
         whole = step >= VAE_STEPS - VAE_WHOLE_STEPS
         x = _crops(pictures, 128 if whole else 64, VAE_BATCH // 2 if whole else VAE_BATCH, random)
-        _set_rate(optimizer, step, VAE_STEPS, warm_up=100)
+        set_rate(optimizer, step, VAE_STEPS, warm_up=100)
         posterior = vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=random)
         mse = F.mse_loss(vae.decode(posterior.mean + posterior.std * noise).sample, x)
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        _descend(optimizer, mse + KL_WEIGHT * divergence, vae.parameters())
+        descend(optimizer, mse + KL_WEIGHT * divergence, vae.parameters())
         if clock.due(step):
             print(
                 f"vae {step:5d}  mse {mse.item():.5f}  kl {divergence.item():.3f}  {clock.rate():.2f} s/step",
@@ -137,7 +137,7 @@ def train_text_encoder(checkpoint: Path, tokens: torch.Tensor, *, seed: int) -> 
     if checkpoint.is_file():
         encoder.load_state_dict(torch.load(checkpoint))
         return encoder.eval()
-    codes = torch.from_numpy(linalg.hadamard(digits_networks.TEXT_WIDTH)[1:12].astype(np.float32))
+    codes = codes_of_all(digits_networks.TEXT_WIDTH)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=TEXT_RATE, weight_decay=1e-3)
     for step in range(TEXT_STEPS):
         random = torch.Generator().manual_seed(seed * 1_000_000 + 900_000 + step)
@@ -145,25 +145,39 @@ def train_text_encoder(checkpoint: Path, tokens: torch.Tensor, *, seed: int) -> 
         ids = tokens[labels, torch.randint(tokens.shape[1], (TEXT_BATCH,), generator=random)]
         error = (encoder(ids)[0] - codes[labels][:, None]).square().mean(dim=-1)
         loss = error[ids == ids.max()].mean()
-        _set_rate(optimizer, step, TEXT_STEPS)
-        _descend(optimizer, loss, encoder.parameters())
+        set_rate(optimizer, step, TEXT_STEPS)
+        descend(optimizer, loss, encoder.parameters())
         if (step + 1) % 50 == 0:
             print(f"text {step:5d}  {loss.item():.4f}", flush=True)
     torch.save(encoder.state_dict(), checkpoint)
     return encoder.eval()
 
 
+def codes_of_all(width: int) -> torch.Tensor:
+    """The code (11, width) of each digit, and in the last row that of the empty prompt."""
+    return torch.from_numpy(linalg.hadamard(width)[1:12].astype(np.float32))
+
+
 def train_unet(
-    checkpoint: Path, latents: torch.Tensor, labels: torch.Tensor, words: torch.Tensor, *, steps: int, seed: int
+    checkpoint: Path,
+    latents: torch.Tensor,
+    labels: torch.Tensor,
+    words: torch.Tensor,
+    *,
+    steps: int,
+    seed: int,
+    unet: Any = None,
 ) -> Any:
-    """The UNet, averaged over the last of `steps`; trains on from the checkpoint.
+    """The UNet (the demo's, if none is given), averaged over the last of `steps`; trains on from the checkpoint.
 
     `words` (11, captions, 77, width) is what the text encoder answers to each digit's captions, the last row to none.
     """
     torch.manual_seed(seed)
-    unet = digits_networks.unet()
-    digits_networks.start_from_identity(unet)
-    digits_networks.silence_top_attention(unet)
+    own = unet is None
+    if unet is None:
+        unet = digits_networks.unet()
+        digits_networks.start_from_identity(unet)
+        digits_networks.silence_top_attention(unet)
     unet.to(memory_format=torch.channels_last)
     average = copy.deepcopy(unet).requires_grad_(requires_grad=False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=UNET_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
@@ -173,7 +187,8 @@ def train_unet(
     clock = _Clock()
     for step in range(start, steps):
         random = torch.Generator().manual_seed(seed * 1_000_000 + 500_000 + step)
-        digits_networks.set_top_attention(unet, on=step >= steps * (1 - TOP_ATTENTION_SHARE))
+        if own:
+            digits_networks.set_top_attention(unet, on=step >= steps * (1 - TOP_ATTENTION_SHARE))
         chosen = torch.randint(len(latents), (UNET_BATCH,), generator=random)
         # One timestep in each equal part of the schedule: less spread between batches than drawing freely.
         t = ((torch.arange(UNET_BATCH) + torch.rand(UNET_BATCH, generator=random)) * (1000 / UNET_BATCH)).long()
@@ -186,8 +201,8 @@ def train_unet(
         noised = noised.contiguous(memory_format=torch.channels_last)
         error = unet(noised, t, heard, return_dict=False)[0] - wanted
         loss = _loss(error, alpha)
-        _set_rate(optimizer, step, steps)
-        _descend(optimizer, loss, unet.parameters())
+        set_rate(optimizer, step, steps)
+        descend(optimizer, loss, unet.parameters())
         _follow(average, unet, min(EMA, (1 + step) / (10 + step)))
         if clock.due(step):
             quarters = " ".join(f"{part.square().mean().item():.4f}" for part in error.detach().chunk(4))
@@ -231,9 +246,14 @@ def _tokens(folder: Path) -> torch.Tensor:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder)
+    rows = captions_of_all()
+    return torch.stack([tokenizer(list(row), padding="max_length", return_tensors="pt").input_ids for row in rows])
+
+
+def captions_of_all() -> list[tuple[str, ...]]:
+    """The captions of each digit, and in the last row nothing but empty prompts."""
     texts = [digits_data.captions(digit) for digit in range(10)]
-    texts.append(("",) * len(texts[0]))
-    return torch.stack([tokenizer(list(row), padding="max_length", return_tensors="pt").input_ids for row in texts])
+    return [*texts, ("",) * len(texts[0])]
 
 
 def _to_signal(pictures: digits_data.Pictures) -> torch.Tensor:
@@ -250,14 +270,15 @@ def _crops(pictures: torch.Tensor, side: int, count: int, random: torch.Generato
     return torch.stack(cut).contiguous(memory_format=torch.channels_last)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, *, warm_up: int = 50) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, *, warm_up: int = 50) -> None:
     """A short warm-up, then half a cosine down to a fiftieth."""
     factor = min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
     for group in optimizer.param_groups:
         group["lr"] = optimizer.defaults["lr"] * factor
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, parameters: Iterable[torch.nn.Parameter]) -> None:
+def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, parameters: Iterable[torch.nn.Parameter]) -> None:
+    """One step, its gradient cut to length 1."""
     if not loss.isfinite():
         message = "the loss is not finite"
         raise FloatingPointError(message)
