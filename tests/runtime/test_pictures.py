@@ -22,11 +22,10 @@ from hubpub.runtime.pictures import (
     find,
     load,
     picture_psnr,
-    read_tokenizer,
-    read_tokenizers,
     scheduler_class,
     sheet,
 )
+from hubpub.runtime.tokenizers import read_tokenizer, read_tokenizers
 
 CONFIG = {"beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "clip_sample": False}
 HEIGHT, WIDTH = 2, 3
