@@ -50,7 +50,10 @@ def test_a_classifier_reads_what_it_draws(digits_eval: ModuleType) -> None:
 
 @pytest.mark.slow
 def test_it_reads_what_packages_of_6_bits_draw(digits_eval: ModuleType, tmp_path: Path) -> None:
-    """Both encoders, the pooled text and the picture's size go through the packages as through diffusers."""
+    """What it draws depends on the first encoder; a wrong second one, pooled text or size would still be read right.
+
+    Those are compared in decibels with diffusers' pictures, in tests/e2e/test_families.py.
+    """
     from hubpub.runtime import pictures
 
     settings = ["--attention", "original", "--format", "packages", "--verify", "weights", "--bits", "6"]
