@@ -56,7 +56,7 @@ def main() -> None:
     model = load(given.package, device=given.device, precision=given.precision)
     loaded = time.perf_counter() - start
     sizes = model.table_sizes("input_ids")
-    inputs = realistic(model.inputs, params={"vocabulary": sizes[0]} if sizes else {})
+    inputs = realistic(model.inputs.values(), params={"vocabulary": sizes[0]} if sizes else {})
     seconds, numbers = Counter[str](), Counter[str]()
     if given.layers:
         timed_ops(seconds, numbers)

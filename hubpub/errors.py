@@ -11,7 +11,8 @@ HubpubError               1
 │  ├─ UnknownArchitecture
 │  ├─ UnsafeWeights
 │  ├─ LicenceMissing
-│  └─ BadWeights
+│  ├─ BadWeights
+│  └─ BadTokenizer
 ├─ PreflightError         4
 │  ├─ ToolMissing
 │  ├─ NoSpace
@@ -118,6 +119,10 @@ class LicenceMissing(SourceError):
 
 class BadWeights(SourceError):
     """A weight file is missing, truncated, or is not what the architecture needs."""
+
+
+class BadTokenizer(SourceError):
+    """A tokenizer's file is damaged, or does not fit the text encoder."""
 
 
 class PreflightError(HubpubError):

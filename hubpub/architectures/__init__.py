@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from hubpub.architectures.component import Architecture, Component, Config, Configs, Memory, Origin
+from hubpub.architectures.component import VAE, VAE_FOLDER, Architecture, Component, Config, Configs, Memory, Origin
 from hubpub.architectures.configs import image_scale
 from hubpub.architectures.controlnet import CONTROLNET
 from hubpub.architectures.difference import pipeline_title
@@ -77,12 +77,15 @@ def components_of(
     """
     chosen: list[Component] = []
     roles = {source.partition("/")[0] for source in sources}
+    # A VAE of its own takes the place of the model's; LoRAs are merged into what there is.
+    in_place = {VAE_FOLDER: VAE} if VAE in roles else {}
     for component in architecture.components:
         unlisted = component.optional and not _lists(model_index, component.origin.folder)
         switched_off = component.switch is not None and not switches.get(component.switch, True)
         if unlisted or switched_off or (component.beside and component.beside not in roles):
             continue
-        chosen += [component.of(source) for source in sources if source.partition("/")[0] == component.origin.role]
+        role = in_place.get(component.origin.folder, component.origin.role)
+        chosen += [component.of(source) for source in sources if source.partition("/")[0] == role]
     return tuple(chosen)
 
 

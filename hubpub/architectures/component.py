@@ -26,8 +26,9 @@ LIBRARIES = 500 * _MB  # torch, diffusers and transformers, imported
 _NO_SIZE = 64
 
 
-# What a source is to a plan. Of ControlNets there may be several: controlnet, controlnet/2, controlnet/3 …
-MODEL, REFINER, CONTROLNET = "model", "refiner", "controlnet"
+# What a source is to a plan. Of ControlNets and LoRAs there may be several: controlnet, controlnet/2, controlnet/3 …
+MODEL, REFINER, CONTROLNET, VAE, LORA = "model", "refiner", "controlnet", "vae", "lora"
+VAE_FOLDER = "vae"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,7 @@ class Component:
     weights: str | None = None  # the component whose tensors it uses, if not its own: they are written once
     chunks: tuple[Component, ...] = ()  # in place of it where UNets are cut in two
     chosen: tuple[str, ...] = ()  # settings that replace values of its config of the same name
+    keys: frozenset[str] = frozenset()  # all that its library knows of config.json; empty where that is not checked
     share: float = 1.0  # of its weight files' elements: two components may lie in one file
     floors: Mapping[int, float] = field(default_factory=lambda: {16: 35.0, 8: 35.0, 6: 25.0, 4: 12.0})
     memory: Memory = field(default_factory=Memory)
@@ -128,6 +130,10 @@ class Component:
                     )
                 config = replace(config, **{name: settings[name]})
         return config
+
+    def unread(self, config: Config) -> list[str]:
+        """Keys of a config.json that its library passes over: notes, and what training scripts write there."""
+        return [key for key in sorted(config) if self.keys and key not in self.keys and not key.startswith("_")]
 
     def checks(self, outputs: Iterable[str]) -> list[str]:
         """Those of a program's outputs that the gate compares."""
@@ -168,7 +174,7 @@ class Architecture:
     difference: Callable[[Config, Configs], str | None]  # what a source of such a class has that the family has not
     latent: Callable[[Configs], tuple[int, int] | None]  # the size that it was trained for (height, width)
     main: str = "unet"  # the component whose levels decide which sizes can be processed
-    resources: tuple[str, ...] = ("tokenizer/vocab.json", "tokenizer/merges.txt")  # paths in the source
+    tokenizer: str | None = "tokenizer"  # the folder of the source whose tokenizer apps get
     whole_bits: int = 0  # with so many bits or fewer its UNet is small enough for every device: no chunks
     devices: str = ""  # which devices can run it, where not all can; a sentence for the card
     swift: str | None = "StableDiffusionPipeline"  # the class of Apple's Swift package that loads it

@@ -13,7 +13,6 @@ from typing import Any
 
 from hubpub.architectures.component import Config, Configs
 from hubpub.architectures.values import (
-    TRAINING,
     blocks,
     boolean,
     integer,
@@ -47,7 +46,8 @@ _VAE_USED = frozenset(
         "use_quant_conv",
     }
 )
-_VAE_UNUSED = frozenset({"force_upcast", "sample_size", "scaling_factor"} | TRAINING)
+_VAE_UNUSED = frozenset({"force_upcast", "sample_size", "scaling_factor"})
+VAE_KEYS = frozenset(_VAE_FIXED) | _VAE_USED | _VAE_UNUSED
 
 # What every Stable Diffusion has: a ControlNet by itself is for pictures of such a VAE.
 _VAE_WITHOUT_CONFIG: Config = {"block_out_channels": (128, 256, 512, 512)}
@@ -160,7 +160,7 @@ def default_latent(configs: Configs) -> tuple[int, int] | None:
 
 
 def _vae(config: Config, quantizes: str) -> VAEConfig:
-    refuse_foreign("VAE", config, fixed=_VAE_FIXED, known=_VAE_USED | _VAE_UNUSED)
+    refuse_foreign("VAE", config, fixed=_VAE_FIXED)
     channels = integers("VAE", config, "block_out_channels", (64,))
     down = blocks("VAE", config, "down_block_types", ("DownEncoderBlock2D",), ("DownEncoderBlock2D",))
     up = blocks("VAE", config, "up_block_types", ("UpDecoderBlock2D",), ("UpDecoderBlock2D",))

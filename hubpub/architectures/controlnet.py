@@ -23,7 +23,7 @@ CONTROLNET = Architecture(
     difference=lambda model_index, configs: None,
     latent=_latent,
     main="controlnet",
-    resources=(),
+    tokenizer=None,
     devices="A ControlNet works beside a base model of the same family, whose release has a ControlledUnet.",
     swift=None,
 )

@@ -10,13 +10,14 @@ from hubpub.architectures.component import Architecture, Config, Configs
 from hubpub.architectures.components import STABLE_DIFFUSION
 from hubpub.architectures.configs import default_latent
 from hubpub.architectures.difference import difference
+from hubpub.architectures.values import whole
 
 
 def is_second_generation(configs: Configs) -> bool:
     """Whether the configs have a mark of Stable Diffusion 2.x; both generations share a model_index.json.
 
     The marks: a text encoder with exact GELU or 1024 channels (OpenCLIP ViT-H), a UNet with linear
-    projections, or with heads of one size (so a list of numbers of heads).
+    projections, or with heads of one size (so a list of different numbers of heads).
     """
     unet, text = configs["unet"], configs["text_encoder"]
     return (
@@ -24,7 +25,7 @@ def is_second_generation(configs: Configs) -> bool:
         or text.get("hidden_size") == 1024
         or unet.get("cross_attention_dim") == 1024
         or unet.get("use_linear_projection") is True
-        or isinstance(unet.get("attention_head_dim"), list | tuple)
+        or isinstance(whole(unet.get("attention_head_dim")), list | tuple)
     )
 
 

@@ -85,6 +85,6 @@ SDXL_REFINER = replace(
     title="Stable Diffusion XL refiner",
     components=_parts(chunked(XL_UNET)),
     difference=_difference_refiner,
-    resources=("tokenizer_2/vocab.json", "tokenizer_2/merges.txt"),
+    tokenizer="tokenizer_2",
     swift=None,  # it refines what a base model has begun
 )

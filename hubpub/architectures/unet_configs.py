@@ -7,7 +7,6 @@ from typing import Any
 
 from hubpub.architectures.component import Config, Configs
 from hubpub.architectures.values import (
-    TRAINING,
     blocks,
     boolean,
     count,
@@ -53,7 +52,6 @@ _UNET_FIXED: Mapping[str, tuple[Any, ...]] = {
     "resnet_out_scale_factor": (1, 1.0),
     "resnet_skip_time_act": (False,),
     "time_embedding_act_fn": (None,),
-    "time_embedding_dim": (None,),
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
@@ -85,13 +83,14 @@ _UNET_USED = _COMMON_USED | {
     "reverse_transformer_layers_per_block",
     "sample_size",
     "time_cond_proj_dim",
+    "time_embedding_dim",
     "up_block_types",
 }
 _CONTROLNET_USED = _COMMON_USED | {"conditioning_channels", "conditioning_embedding_out_channels"}
 # use_linear_projection changes the shape of two weights from (o, i, 1, 1) to (o, i): the same bytes, the same program.
-_UNUSED = frozenset(
-    {"addition_embed_type_num_heads", "dropout", "upcast_attention", "use_linear_projection"} | TRAINING
-)
+_UNUSED = frozenset({"addition_embed_type_num_heads", "dropout", "upcast_attention", "use_linear_projection"})
+UNET_KEYS = frozenset(_UNET_FIXED) | _UNET_USED | _UNUSED
+CONTROLNET_KEYS = (frozenset(_CONTROLNET_FIXED) | _CONTROLNET_USED | _UNUSED) - {"dropout"}
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _DEPTH = "transformer_layers_per_block"
@@ -101,7 +100,7 @@ _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
 def unet(configs: Configs) -> UNetConfig:
     """UNet2DConditionModel; the text encoders decide the number of tokens and the width of XL's pooled text."""
     config, name = configs["unet"], "UNet"
-    refuse_foreign(name, config, fixed=_UNET_FIXED, known=_UNET_USED | _UNUSED)
+    refuse_foreign(name, config, fixed=_UNET_FIXED)
     common = _common(name, config, configs)
     levels = len(common["block_out_channels"])
     up = blocks(name, config, "up_block_types", (_UP[1],) + (_UP[0],) * 3, _UP)
@@ -115,6 +114,8 @@ def unet(configs: Configs) -> UNetConfig:
     layers = [many + 1 for many in reversed(common["layers_per_block"])]
     guidance = config.get("time_cond_proj_dim")
     middle = config.get("mid_block_type", _CROSS)
+    if config.get("time_embedding_dim") not in (None, 4 * common["block_out_channels"][0]):
+        raise refused(name, "time_embedding_dim", config["time_embedding_dim"])
     return UNetConfig(
         **common,
         out_channels=integer(name, config, "out_channels", 4),
@@ -129,7 +130,7 @@ def unet(configs: Configs) -> UNetConfig:
 def controlnet(configs: Configs) -> ControlNetConfig:
     """ControlNetModel, whose config.json lies in the source's top folder."""
     config, name = configs[""], "ControlNet"
-    refuse_foreign(name, config, fixed=_CONTROLNET_FIXED, known=_CONTROLNET_USED | _UNUSED)
+    refuse_foreign(name, config, fixed=_CONTROLNET_FIXED)
     common = _common(name, config, configs)
     return ControlNetConfig(
         **common,

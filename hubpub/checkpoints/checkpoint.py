@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from hubpub.checkpoints import ldm
 from hubpub.checkpoints.tensors import TensorInfo
 from hubpub.checkpoints.weights import open_weights
 
@@ -50,9 +51,27 @@ class Checkpoint(Protocol):
     ) -> None: ...
 
 
-def open_checkpoint(description: Mapping[str, Any], folder: Path) -> Checkpoint:
+def open_checkpoint(description: Mapping[str, Any], inputs: Mapping[str, Path]) -> Checkpoint:
     """The checkpoint of a description: plain data, part of the meaning of the step that reads it.
 
-    `{"files": [names in folder]}`: weight files of a component's folder, all shards together.
+    `{"files": [names in the folder inputs["source"]]}`: weight files, all shards together. With `"component"` and
+    `"prefix"` they are a single file of which the component's tensors lie below the prefix. With `"loras"`, a list of
+    `{"input", "file", "component", "scale"}`, what each LoRA adds is added while tensors are read.
     """
-    return open_weights([folder / name for name in description["files"]])
+    weights = open_weights([inputs["source"] / name for name in description["files"]])
+    if "prefix" in description:
+        own = ldm.component_tensors(weights.located, description["component"], description["prefix"])
+        weights = weights.renamed(own)
+    if not description.get("loras"):
+        return weights
+    from hubpub.checkpoints import lora
+
+    shapes = {name: info.shape for name, info in weights.tensors().items()}
+    merged = []
+    for one in description["loras"]:
+        file = open_weights([inputs[one["input"]] / one["file"]])
+        infos = file.tensors()
+        deltas = lora.read_lora(infos, name=one["file"], metadata=file.metadata())[one["component"]]
+        named = lora.assign(deltas, shapes, component=one["component"], name=one["file"], infos=infos)
+        merged.append((file, named, one["scale"]))
+    return lora.Merged(weights, merged)

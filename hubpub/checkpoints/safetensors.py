@@ -20,24 +20,19 @@ import numpy as np
 from hubpub.checkpoints.tensors import DTYPES, Tensor
 from hubpub.errors import BadWeights
 
+Content = mmap.mmap | bytes
+
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library
 _DAMAGED = "Fetch the source again; the file is incomplete or damaged."
 
 
-def tensors(content: mmap.mmap, path: Path, file: int) -> dict[str, Tensor]:
-    """Name → where it lies, in the order of the data; every number is checked against the file's size."""
-    if len(content) < 8:
-        raise BadWeights(f"{path.name} is truncated: {len(content)} bytes.", hint=_DAMAGED)
-    (length,) = struct.unpack("<Q", content[:8])
-    if length > _MAX_HEADER or content[8:9] != b"{":
-        raise BadWeights(f"{path.name} is not a safetensors file.", hint=_DAMAGED)
-    data = 8 + length
-    if data > len(content):
-        raise BadWeights(f"{path.name} is truncated in its header.", hint=_DAMAGED)
-    try:
-        header = json.loads(content[8:data], object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise BadWeights(f"{path.name} has a header that is not valid: {error}.", hint=_DAMAGED) from error
+def tensors(content: Content, path: Path, file: int, *, size: int | None = None) -> dict[str, Tensor]:
+    """Name → where it lies, in the order of the data; every number is checked against the file's size.
+
+    `size` is that of the file, where `content` is only its beginning (with the whole header).
+    """
+    size = len(content) if size is None else size
+    header, data = _header(content, path, size)
     header.pop("__metadata__", None)
     found = {}
     for name, entry in header.items():
@@ -58,10 +53,41 @@ def tensors(content: mmap.mmap, path: Path, file: int) -> dict[str, Tensor]:
         if tensor.start != end:
             raise BadWeights(f"{path.name} has tensors that overlap or leave gaps, at {name}.", hint=_DAMAGED)
         end += math.prod(tensor.shape) * np.dtype(DTYPES[tensor.dtype]).itemsize
-    if end != len(content):
-        what = f"is truncated: {len(content)} of {end}" if end > len(content) else f"has {len(content) - end} surplus"
+    if end != size:
+        what = f"is truncated: {size} of {end}" if end > size else f"has {size - end} surplus"
         raise BadWeights(f"{path.name} {what} bytes.", hint=_DAMAGED)
     return ordered
+
+
+def header_end(start: bytes, path: Path) -> int:
+    """Where the header ends and the data begin, from the file's first nine bytes or more. Raises BadWeights."""
+    if len(start) < 8:
+        raise BadWeights(f"{path.name} is truncated: {len(start)} bytes.", hint=_DAMAGED)
+    (length,) = struct.unpack("<Q", start[:8])
+    if length > _MAX_HEADER or start[8:9] != b"{":
+        raise BadWeights(f"{path.name} is not a safetensors file.", hint=_DAMAGED)
+    return int(8 + length)
+
+
+def metadata(content: Content, path: Path) -> dict[str, str]:
+    """The texts that a file says of itself (`modelspec.title`, `format` …); empty where it says nothing."""
+    header, _ = _header(content, path, len(content))
+    said = header.get("__metadata__")
+    if not isinstance(said, dict):
+        return {}
+    return {key: value for key, value in said.items() if isinstance(value, str)}
+
+
+def _header(content: Content, path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """The header's JSON, and where the data begin."""
+    data = header_end(content[:9], path)
+    if data > size or data > len(content):
+        raise BadWeights(f"{path.name} is truncated in its header.", hint=_DAMAGED)
+    try:
+        header: dict[str, Any] = json.loads(content[8:data], object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BadWeights(f"{path.name} has a header that is not valid: {error}.", hint=_DAMAGED) from error
+    return header, data
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

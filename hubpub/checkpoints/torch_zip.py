@@ -151,6 +151,11 @@ class _View:
     strides: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Inert:
+    """An object of a training tool, which is never made: a name that stands where the object would."""
+
+
 class _Refused(Exception):
     """The program does something that no state dict needs; the text says what."""
 
@@ -195,6 +200,9 @@ def _run(program: bytes, path: Path) -> Any:
 
 
 def _import(machine: _Machine, name: str) -> None:
+    if name.startswith(_INERT):
+        machine.stack.append(_Inert())
+        return
     if name not in _CALLS and name not in _STORAGES:
         raise _Refused(f"would run {name.replace(' ', '.')} when it is loaded")
     machine.stack.append(_Global(name=name))
@@ -205,6 +213,8 @@ def _set_items(machine: _Machine, items: list[Any]) -> None:
     if not isinstance(target, dict) or len(items) % 2:
         raise ValueError("items for something that is no dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
+        if isinstance(key, _Inert):
+            continue
         if not isinstance(key, str | int):
             raise _Refused("has a dict whose keys are neither strings nor numbers")
         target[key] = value
@@ -225,12 +235,15 @@ def _dict(machine: _Machine) -> None:
 def _build(machine: _Machine) -> None:
     """State for an object: torch gives its OrderedDict a `_metadata`, which is ignored."""
     machine.take(1)
-    if not isinstance(machine.stack[-1], dict):
+    if not isinstance(machine.stack[-1], dict | _Inert):
         raise _Refused("sets the state of something that is no dict")
 
 
 def _call(machine: _Machine) -> None:
     function, arguments = machine.take(2)
+    if isinstance(function, _Inert):
+        machine.stack.append(function)
+        return
     if not isinstance(function, _Global) or function.name not in _CALLS or not isinstance(arguments, tuple):
         raise _Refused("calls something that is no function")
     machine.stack.append(_CALLS[function.name](*arguments))
@@ -263,6 +276,15 @@ def _rebuild_parameter(view: Any, *_: Any) -> _View:
     return view
 
 
+# PyTorch Lightning's checkpoints hold its callbacks and numpy's numbers beside the state dict.
+_INERT = (
+    "pytorch_lightning.",
+    "lightning.",
+    "omegaconf.",
+    "numpy.core.multiarray ",
+    "numpy._core.multiarray ",
+    "numpy dtype",
+)
 _CALLS: Mapping[str, Callable[..., Any]] = {
     "collections OrderedDict": _ordered_dict,
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,

@@ -6,6 +6,7 @@ import contextlib
 import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +37,7 @@ def open_weights(paths: Sequence[Path]) -> Weights:
         match path.suffix:
             case ".safetensors":
                 header = safetensors.tensors(content, path, number)
-            case ".bin":
+            case ".bin" | ".ckpt" | ".pt" | ".pth":
                 header = torch_zip.tensors(content, path, number)
             case _:
                 raise BadWeights(f"{path.name} is no kind of weight file that hubpub reads.", hint="Use safetensors.")
@@ -44,6 +45,29 @@ def open_weights(paths: Sequence[Path]) -> Weights:
             raise BadWeights(f"The tensor {name} is in two of the weight files {', '.join(p.name for p in paths)}.")
         tensors |= header
     return Weights(tensors=tensors, maps=maps, paths=paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a weight file says before its data: where each tensor lies, and texts about the file."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """The header of one weight file. Raises BadWeights and UnsafeWeights, as open_weights does."""
+    with open_weights([path]) as weights:
+        return Header(tensors=weights.located, metadata=weights.metadata())
+
+
+def parse_header(start: bytes, size: int, name: str) -> Header:
+    """The same of a safetensors file of `size` bytes of which only the beginning is here."""
+    path = Path(name)
+    return Header(
+        tensors=safetensors.tensors(start, path, 0, size=size),
+        metadata=safetensors.metadata(start, path),
+    )
 
 
 class Weights(Mapping[str, npt.NDArray[Any]]):
@@ -57,6 +81,20 @@ class Weights(Mapping[str, npt.NDArray[Any]]):
         self._tensors = dict(tensors)
         self._maps = list(maps)
         self._paths = list(paths)
+
+    @property
+    def located(self) -> Mapping[str, Tensor]:
+        """Where each tensor lies."""
+        return self._tensors
+
+    def metadata(self) -> Mapping[str, str]:
+        """What the first file's header says of itself; nothing, where it is no safetensors file."""
+        first = self._paths[0]
+        return safetensors.metadata(self._maps[0], first) if first.suffix == ".safetensors" else {}
+
+    def renamed(self, tensors: Mapping[str, Tensor]) -> Weights:
+        """The same files with other tensors in them: views of those that they hold."""
+        return Weights(tensors=tensors, maps=self._maps, paths=self._paths)
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         tensor = self._tensors[name]
@@ -112,16 +150,12 @@ class Weights(Mapping[str, npt.NDArray[Any]]):
         for start in range(0, source.size, size):
             piece = source[start : start + size]
             if target is not None:
-                rounded = target[start : start + size]
+                halves = target[start : start + size]
             else:
-                rounded = piece if mapped else np.empty(piece.size, np.float16)
-            if not convert(piece, rounded):
-                raise BadWeights(
-                    f"The tensor {name} of {self._paths[self._tensors[name].file].name} holds values that are "
-                    "infinite, not a number, or too large for float16.",
-                    hint="The checkpoint is broken, or was never meant for 16 bits; use another revision of it.",
-                )
-            yield rounded
+                halves = piece if mapped else np.empty(piece.size, np.float16)
+            if not convert(piece, halves):
+                raise _too_wide(f"The tensor {name} of {self._paths[self._tensors[name].file].name}")
+            yield halves
             self.release(name, first=start, count=size)
 
     def _is_float16(self, name: str, array: npt.NDArray[Any]) -> bool:
@@ -160,6 +194,21 @@ class Weights(Mapping[str, npt.NDArray[Any]]):
         kind = np.dtype(DTYPES[tensor.dtype])
         strides = None if tensor.strides is None else [step * kind.itemsize for step in tensor.strides]
         return np.ndarray(tensor.shape, kind, self._maps[tensor.file], tensor.start, strides)
+
+
+def rounded(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float16]:
+    """Computed values as float16, to the nearest. BadWeights, naming the tensor, for one too large or no number."""
+    halves = np.empty(values.size, np.float16)
+    if not _converter("F32", values.size)(values, halves):
+        raise _too_wide(f"The tensor {name}, with its LoRAs,")
+    return halves
+
+
+def _too_wide(what: str) -> BadWeights:
+    return BadWeights(
+        f"{what} holds values that are infinite, not a number, or too large for float16.",
+        hint="The checkpoint is broken, or was never meant for 16 bits; use another revision of it.",
+    )
 
 
 def _check(source: npt.NDArray[Any], target: npt.NDArray[np.float16]) -> bool:

@@ -181,9 +181,18 @@ class _Comparison:
             if place != self.published.shape(whole)[axis] or len(ranges) != self._count(operation):
                 self.found.append(f"the pieces of {concat} do not cover {whole}")
         pieced = {concat for concat, _, _ in self.pieces}
-        for name, (operation, _) in self.published.operations.items():
-            if operation.type == "concat" and name not in pieced and len(set(self._values(operation))) == 1:
-                self.found.append(f"{name} repeats one value")
+        repeated = [name for name in self._repeated(self.published) if name not in pieced]
+        # A UNet without a middle block begins its way up with twice the end of its way down: so it is measured, too.
+        if len(repeated) > len(self._repeated(self.measured)):
+            self.found.append(f"{repeated[-1]} repeats one value")
+
+    def _repeated(self, program: _Program) -> list[str]:
+        """The concats all of whose values are one."""
+        return [
+            name
+            for name, (operation, _) in program.operations.items()
+            if operation.type == "concat" and len(set(self._values(operation))) == 1
+        ]
 
     # -- small things ----------------------------------------------------------------------------------------------
 

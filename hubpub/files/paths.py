@@ -36,6 +36,15 @@ def check_relative(path: str) -> str:
     return path
 
 
+def is_relative(path: str) -> bool:
+    """Whether check_relative accepts the path."""
+    try:
+        check_relative(path)
+    except UnsafeArchive:
+        return False
+    return True
+
+
 def check_all(paths: Iterable[str]) -> None:
     """Check every path with check_relative; refuse paths that a file system may treat as one, and files in files."""
     files: dict[str, str] = {}

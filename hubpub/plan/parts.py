@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hubpub import architectures
 from hubpub.architectures import Architecture, Component
-from hubpub.architectures.component import CONTROLNET, MODEL, REFINER, Configs
+from hubpub.architectures.component import CONTROLNET, LORA, MODEL, REFINER, VAE, VAE_FOLDER, Configs
 from hubpub.checkpoints import choose
+from hubpub.checkpoints.lora import assign, read_lora
+from hubpub.checkpoints.selection import passed_over, variants_of
+from hubpub.checkpoints.tokenizer import FILES as TOKENIZER_FILES
 from hubpub.errors import ConfigError
 from hubpub.plan.config import Config
+from hubpub.plan.licences import licence_file
 from hubpub.sources.metadata import MODEL_INDEX, Facts
+from hubpub.steps.weights import network_constants
 
+_LARGEST_SCALE = 100.0
 # What most models are drawn with (runtime.pictures says the same), and LCM's authors' number of steps.
 _STEPS, _GUIDANCE, _DISTILLED_STEPS = 20, 7.5, 4
 
@@ -27,6 +34,30 @@ class Drawing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightFiles:
+    """Where a component's weights are: files in a folder of one of the plan's sources, and what to read of them."""
+
+    source: str
+    folder: str  # "" is the top
+    names: tuple[str, ...]
+    part: Mapping[str, str]  # of a single file: the component and the prefix of its tensors; else empty
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files as the source lists them."""
+        return tuple(f"{self.folder}/{name}".removeprefix("/") for name in self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A LoRA of the plan, and the scale at which it is merged."""
+
+    source: str
+    scale: float
+    folders: frozenset[str]  # of the components that it changes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """What a release is made of: a family, and components of one or more sources."""
 
@@ -35,6 +66,8 @@ class Parts:
     facts: Mapping[str, Facts]  # by the source's name in the plan
     names: Mapping[str, str]  # by the same: ORG/NAME
     cut: bool  # whether UNets are cut into chunks
+    adapters: tuple[Adapter, ...] = ()
+    weights_variant: str | None = None
 
     def pieces(self, component: Component) -> tuple[Component, ...]:
         """The component, or its chunks in its place."""
@@ -52,6 +85,36 @@ class Parts:
         if built_in is not None:
             guidance = built_in
         return Drawing(steps=steps, guidance=_GUIDANCE if guidance is None else guidance, guidance_embedding=built_in)
+
+    def weight_files(self, component: Component, listed: Iterable[str]) -> WeightFiles:
+        """A component's weight files among those that its source lists. Raises BadWeights where some are missing."""
+        origin = component.origin
+        facts = self.facts[origin.source]
+        if facts.weights:
+            folder, _, name = facts.weights.rpartition("/")
+            part = {"component": origin.folder, "prefix": facts.prefixes[origin.folder]}
+            return WeightFiles(source=origin.source, folder=folder, names=(name,), part=part)
+        folder = facts.folders.get(origin.folder, origin.folder)
+        paths = choose(listed, folder=folder, variant=self.weights_variant)
+        names = tuple(path.removeprefix(f"{folder}/") if folder else path for path in paths)
+        return WeightFiles(source=origin.source, folder=folder, names=names, part={})
+
+    def adapters_of(self, component: Component) -> tuple[Adapter, ...]:
+        """The LoRAs that change a component's weights: those of the model's own components."""
+        if component.origin.source != MODEL:
+            return ()
+        return tuple(one for one in self.adapters if component.origin.folder in one.folders)
+
+    @property
+    def composed(self) -> bool:
+        """Whether the model is more than a diffusers folder: a single file, or with LoRAs or another VAE."""
+        return bool(self.facts[MODEL].weights or self.adapters or VAE in self.facts)
+
+    @property
+    def text_encoder(self) -> Component:
+        """The component that reads the tokens of the tokenizer that apps get."""
+        folder = str(self.architecture.tokenizer).replace("tokenizer", "text_encoder")
+        return next(one for one in self.components if one.origin.folder == folder)
 
     @property
     def step(self) -> int:
@@ -78,12 +141,22 @@ def parts_of(config: Config, facts: Mapping[str, Facts], names: Mapping[str, str
         architecture, model.model_index, switches=config.model_dump(), sources=tuple(facts)
     )
     _check_sources(architecture, facts, names)
-    if config.prompts and not architecture.resources:
+    if config.prompts and architecture.tokenizer is None:
         raise ConfigError(f"A {architecture.title} draws nothing by itself.", hint="Leave --prompt out.")
     if config.chunk_unet:
         _check_chunks(architecture, config)
-    parts = Parts(architecture=architecture, components=chosen, facts=facts, names=names, cut=config.chunk_unet)
+    parts = Parts(
+        architecture=architecture,
+        components=chosen,
+        facts=facts,
+        names=names,
+        cut=config.chunk_unet,
+        adapters=tuple(_adapters(config, facts)),
+        weights_variant=config.weights_variant,
+    )
     _check_controlnets(parts)
+    _check_adapters(parts, config)
+    _check_vae(parts)
     return parts
 
 
@@ -92,14 +165,60 @@ def source_files(config: Config, parts: Parts, paths: Mapping[str, Iterable[str]
     listed = {name: tuple(found) for name, found in paths.items()}
     files: dict[str, set[str]] = {name: set() for name in listed}
     for component in parts.components:
-        files[component.origin.source] |= set(choose(listed[component.origin.source], folder=component.origin.folder))
-    if bundles(config):
-        files[MODEL] |= set(parts.architecture.resources)
+        source = component.origin.source
+        files[source] |= set(parts.weight_files(component, listed[source]).paths)
+    for adapter in parts.adapters:
+        files[adapter.source].add(parts.facts[adapter.source].weights)
+    if bundles(config) or config.prompts:
+        files[MODEL] |= set(tokenizer_files(parts, listed[MODEL]))
+    for name, facts in parts.facts.items():
+        path = licence_file(facts.card)
+        files[name] |= {path} & set(listed[name]) if path else set()
+    if config.weights_variant:
+        _check_variant(config.weights_variant, parts, listed)
     if config.prompts:  # the sources draw as well, so all that their pipelines read is needed
         for name, found in listed.items():
             folders = {path.partition("/")[0] for path in found if path.endswith(_DRAWING)}
             files[name] |= {path for path in found if path == MODEL_INDEX or _is_pipeline_file(path, folders)}
     return {name: tuple(sorted(found)) for name, found in files.items()}
+
+
+def tokenizer_files(parts: Parts, listed: Iterable[str]) -> tuple[str, ...]:
+    """The files of the model's tokenizer that a release is made from; none for a single file, which has CLIP's."""
+    folder = parts.architecture.tokenizer
+    if folder is None or parts.facts[MODEL].weights:
+        return ()
+    known = {f"{folder}/{name}" for name in TOKENIZER_FILES}
+    return tuple(sorted(path for path in listed if path in known))
+
+
+def notices(parts: Parts, paths: Mapping[str, Iterable[str]]) -> list[str]:
+    """A sentence for each thing of the sources that is passed over."""
+    said = []
+    for component in parts.components:
+        source = component.origin.source
+        listed = tuple(paths[source])
+        files = parts.weight_files(component, listed)
+        others = () if files.part else passed_over(listed, folder=files.folder, chosen=files.paths)
+        if others:
+            said.append(f"{_some(files.paths)} is read; {_some(others)} of {parts.names[source]} is not.")
+        configs = parts.facts[source].configs
+        if unread := component.unread(configs.get(component.origin.folder, {})):
+            said.append(f"Passed over in the {component.title}'s config.json, as diffusers does: {', '.join(unread)}.")
+    return list(dict.fromkeys(said))
+
+
+def split_scale(text: str) -> tuple[str, float]:
+    """SOURCE@SCALE → both; the scale is 1 where none is given.
+
+    >>> split_scale("latent-consistency/lcm-lora-sdv1-5@0.8")
+    ('latent-consistency/lcm-lora-sdv1-5', 0.8)
+    """
+    source, at, scale = text.rpartition("@")
+    try:
+        return (source, float(scale)) if at and source else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def bundles(config: Config) -> bool:
@@ -131,9 +250,14 @@ def _check_sources(architecture: Architecture, facts: Mapping[str, Facts], names
     """Every other source is of a role that the architecture has, and of the family that this role takes."""
     roles = {component.origin.role for component in architecture.components}
     for source, its in facts.items():
-        if source == MODEL:
-            continue
         role = source.partition("/")[0]
+        if role == MODEL:
+            continue
+        if role in (VAE, LORA):
+            wanted = VAE_FOLDER if role == VAE else architecture.main
+            if all(one.origin.folder != wanted for one in architecture.components):
+                raise ConfigError(f"A {architecture.title} takes no {_ROLES[role]}.", hint=f"Leave --{role} out.")
+            continue
         if role not in roles:
             raise ConfigError(
                 f"A {architecture.title} model has no {_ROLES[role]}.",
@@ -147,7 +271,7 @@ def _check_sources(architecture: Architecture, facts: Mapping[str, Facts], names
             )
 
 
-_ROLES = {REFINER: "refiner", CONTROLNET: "ControlNet"}
+_ROLES = {REFINER: "refiner", CONTROLNET: "ControlNet", VAE: "VAE", LORA: "LoRA"}
 _FAMILIES = {REFINER: "sdxl_refiner", CONTROLNET: "controlnet"}
 
 
@@ -169,3 +293,64 @@ def _check_controlnets(parts: Parts) -> None:
                     f"{names[source]} and {seen[bundle]} would both be {bundle}.mlmodelc.", hint="Name each one once."
                 )
             seen[bundle] = names[source]
+
+
+def _adapters(config: Config, facts: Mapping[str, Facts]) -> Iterator[Adapter]:
+    """The LoRAs of a config, in their order. Raises BadWeights for a file that is none, ConfigError for a bad scale."""
+    for number, text in enumerate(config.lora, 1):
+        source = LORA if number == 1 else f"{LORA}/{number}"
+        scale = split_scale(text)[1]
+        if not math.isfinite(scale) or abs(scale) > _LARGEST_SCALE:
+            raise ConfigError(f"{scale} is no scale for a LoRA.", hint="Scales are numbers such as 0.8; 1 if none.")
+        deltas = read_lora(facts[source].tensors, name=facts[source].weights, metadata=facts[source].header)
+        yield Adapter(source=source, scale=scale, folders=frozenset(deltas))
+
+
+def _check_adapters(parts: Parts, config: Config) -> None:
+    """Every tensor of every LoRA has its place in the model."""
+    for adapter in parts.adapters:
+        facts = parts.facts[adapter.source]
+        deltas = read_lora(facts.tensors, name=facts.weights, metadata=facts.header)
+        own = {one.origin.folder: one for one in parts.components if one.origin.source == MODEL and not one.weights}
+        for folder, modules in deltas.items():
+            if folder not in own:
+                raise ConfigError(
+                    f"The LoRA {parts.names[adapter.source]} changes a {folder}, and {parts.architecture.title} "
+                    "has none.",
+                    hint="Choose a LoRA that was trained for this model's family.",
+                )
+            component = own[folder]
+            network = component.meaning(component.read(parts.configs(MODEL), config.model_dump()))
+            tensors, _ = network_constants(parts.architecture.name, component.name, network)
+            shapes = {tensor.name: tensor.shape for tensor in tensors}
+            assign(modules, shapes, component=folder, name=facts.weights, infos=facts.tensors)
+
+
+def _check_vae(parts: Parts) -> None:
+    """A VAE of another source has latents of the model's kind."""
+    if VAE not in parts.facts:
+        return
+    vae = parts.facts[VAE].configs["vae"]
+    unet = parts.architecture.component(parts.architecture.main).config(parts.configs(MODEL))
+    channels = vae.get("latent_channels", 4)
+    if channels != unet.out_channels:
+        raise ConfigError(
+            f"The VAE {parts.names[VAE]} does not fit: its latents have {channels} channels, the UNet's "
+            f"{unet.out_channels}.",
+            hint="Choose a VAE of the model's family.",
+        )
+
+
+def _check_variant(variant: str, parts: Parts, listed: Mapping[str, Iterable[str]]) -> None:
+    """Some component has weight files of the variant."""
+    known: set[str] = set()
+    for component in parts.components:
+        folder = parts.facts[component.origin.source].folders.get(component.origin.folder, component.origin.folder)
+        known |= variants_of(listed[component.origin.source], folder=folder)
+    if variant not in known:
+        there = f"There are {', '.join(sorted(known))}." if known else "There are only plain files: leave it out."
+        raise ConfigError(f"No component has weight files of the variant {variant}.", hint=there)
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:2]) + (f" and {len(paths) - 2} more" if len(paths) > 2 else "")

@@ -9,7 +9,7 @@ from typing import Any
 from hubpub.architectures import Architecture, Component
 from hubpub.networks import Size
 from hubpub.plan.config import Config
-from hubpub.plan.parts import Drawing
+from hubpub.plan.parts import Adapter, Drawing
 from hubpub.plan.variant import Variant
 from hubpub.sources.source import Snapshot
 from hubpub.steps import FromSource, Input, Step
@@ -62,6 +62,9 @@ class Plan:
     verify: str  # numeric, full, weights or off
     measured_at: Size | None  # the size at which packages are measured
     drawing: Drawing
+    adapters: tuple[Adapter, ...] = ()  # LoRAs that are merged into the model
+    notices: tuple[str, ...] = ()  # what of the sources is passed over or put right, a sentence each
+    tokenizer: str | None = None  # key of the step that makes the tokenizer's files
     sample: str | None = None  # key of the step that draws pictures
 
     @property
@@ -110,5 +113,6 @@ class Plan:
                 }
                 for step in self.steps
             ],
+            "notices": list(self.notices),
             "targets": [target.path_in_repo for target in self.targets],
         }

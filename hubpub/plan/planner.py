@@ -9,22 +9,22 @@ A component's weights are written once per width; every attention is a program o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hubpub import __version__, architectures
 from hubpub.architectures import Component
-from hubpub.architectures.component import MODEL, REFINER
-from hubpub.checkpoints import choose
+from hubpub.architectures.component import MODEL, REFINER, VAE
 from hubpub.errors import SourceNotFound
 from hubpub.networks import Size
 from hubpub.plan.config import Config
+from hubpub.plan.licences import licence_file, licence_place, licence_text
 from hubpub.plan.names import IMAGES
-from hubpub.plan.parts import Parts, bundles
+from hubpub.plan.parts import Parts, WeightFiles, bundles, tokenizer_files
 from hubpub.plan.plan import Plan, PlannedComponent, Target
 from hubpub.plan.variant import Variant
-from hubpub.sources.metadata import Facts
 from hubpub.sources.source import Snapshot
 from hubpub.steps import (
     Archive,
@@ -38,12 +38,15 @@ from hubpub.steps import (
     Reference,
     Sample,
     Step,
+    Tokenizer,
     Weights,
 )
 from hubpub.steps.compile import BUNDLE, Compiler
 from hubpub.steps.package import PACKAGE
+from hubpub.steps.tokenizer import MERGES, VOCABULARY
 
 _MB = 1 << 20
+_UNSAFE = ("safety_checker", "feature_extractor", "requires_safety_checker")  # what pictures are drawn without
 # Lowest PSNR of the 16-bit package, run in fp32, against the source's own modules: constants that a network
 # derives in fp16 cost the safety checker most (80 dB); another softmax axis or q and k exchanged leave less than 30.
 FLOOR_PROGRAM = 60.0
@@ -52,7 +55,14 @@ _MEMORY = {"package": 200 * _MB, "compile": 350 * _MB, "archive": 300 * _MB, "sa
 
 
 def make_plan(
-    config: Config, parts: Parts, sources: Mapping[str, Snapshot], *, destination: str, verify: str, compiler: Compiler
+    config: Config,
+    parts: Parts,
+    sources: Mapping[str, Snapshot],
+    *,
+    destination: str,
+    verify: str,
+    compiler: Compiler,
+    notices: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of one model.
 
@@ -82,6 +92,7 @@ def make_plan(
         builder.readbacks()
     for variant in variants:
         builder.variant(variant, repo=destination.rpartition("/")[2])
+    builder.licences()
     sample = builder.sample() if config.prompts else None
     return Plan(
         config=config,
@@ -96,6 +107,9 @@ def make_plan(
         measured_at=builder.measured_at if verify in ("numeric", "full") else None,
         sample=sample,
         drawing=parts.drawing(config),
+        adapters=parts.adapters,
+        notices=notices,
+        tokenizer=next((key for key, step in builder.steps.items() if isinstance(step, Tokenizer)), None),
     )
 
 
@@ -171,13 +185,13 @@ class _PlanBuilder:
         return self.parts.architecture.component(component.weights).of(component.origin.source)
 
     def weights(self, component: Component, bits: int) -> str:
-        names = self.weight_files(component)
+        checkpoint, inputs = self.checkpoint(component)
         return self.add(
             Weights(
                 **self.identity(self.owner(component)),
                 bits=bits,
-                checkpoint={"files": names},
-                inputs={"source": self.folder(component, names)},
+                checkpoint=checkpoint,
+                inputs=inputs,
                 size=self.elements(component) * bits // 8,
                 memory=component.memory.weights,
             )
@@ -201,13 +215,10 @@ class _PlanBuilder:
             planned = [one for one in self.planned.values() if one.weights == key]
             first, *others = planned
             owner = self.owner(first.component)
-            names = self.weight_files(owner)
+            checkpoint, inputs = self.checkpoint(owner)
             weights = self.steps[key]
             assert isinstance(weights, Weights)
-            inputs: dict[str, Input] = {
-                "source": self.folder(owner, names),
-                "package": FromStep(key=first.package, path=PACKAGE),
-            }
+            inputs["package"] = FromStep(key=first.package, path=PACKAGE)
             inputs |= {
                 f"packages/{number}": FromStep(key=one.package, path=PACKAGE) for number, one in enumerate(others)
             }
@@ -215,7 +226,7 @@ class _PlanBuilder:
                 Readback(
                     **self.identity(owner),
                     bits=weights.bits,
-                    checkpoint={"files": names},
+                    checkpoint=checkpoint,
                     inputs=inputs,
                     memory=owner.memory.readback,
                 )
@@ -226,23 +237,22 @@ class _PlanBuilder:
 
     def measure(self, component: Component, variant: Variant, bits: int, made: Sequence[tuple[str, str]]) -> str:
         """One measurement of a component; `made` are the weights and the package of each piece."""
-        names = self.weight_files(component)
+        checkpoint, source = self.checkpoint(component)
         parameters = component.parameters(size=self.measured_at, attention=variant.attention, target=variant.target)
         size = {name: parameters[name] for name in ("height", "width", "batch")}
         elements, full = self.elements(component), self.verify == "full"
-        source = self.folder(component, names)
         expected = self.add(
             Reference(
                 **self.identity(component),
                 config_json=dict(self.parts.configs(component.origin.source)[component.origin.folder]),
                 **size,
-                checkpoint={"files": names},
+                checkpoint=checkpoint,
                 samples=self.samples(),
-                inputs={"source": source},
+                inputs=source,
                 memory=component.memory.of_reference(elements, full=full),
             )
         )
-        inputs: dict[str, Input] = {"source": source, "expected": FromStep(key=expected)}
+        inputs: dict[str, Input] = {**source, "expected": FromStep(key=expected)}
         for number, (weights, package) in enumerate(made):
             inputs[f"package/{number}"] = FromStep(key=package, path=PACKAGE)
             inputs[f"weights/{number}"] = FromStep(key=weights)
@@ -250,7 +260,7 @@ class _PlanBuilder:
             Measure(
                 **self.identity(component),
                 pieces=[piece.name for piece in self.parts.pieces(component)],
-                checkpoint={"files": names},
+                checkpoint=checkpoint,
                 **parameters,
                 bits=bits,
                 floor=self.config.floor.get(component.name, component.floors.get(bits)),
@@ -308,8 +318,9 @@ class _PlanBuilder:
             for one in planned
             if one.compile
         }
-        for resource in self.parts.architecture.resources:
-            bundle[resource.rpartition("/")[2]] = self.source(resource)
+        if self.parts.architecture.tokenizer is not None:
+            tokenizer = self.tokenizer()
+            bundle |= {name: FromStep(key=tokenizer, path=name) for name in (VOCABULARY, MERGES)}
         if "compiled" in self.config.formats:
             for name, content in bundle.items():
                 self.targets.append(Target(path_in_repo=f"{variant.folder('compiled')}/{name}", content=content))
@@ -326,6 +337,14 @@ class _PlanBuilder:
             )
             self.targets.append(Target(path_in_repo=f"{stem}.zip", content=FromStep(key=archive, path="archive.zip")))
 
+    def licences(self) -> None:
+        """The texts of licences that a source's card points to travel with the release."""
+        for name, snapshot in self.sources.items():
+            path = licence_file(self.parts.facts[name].card)
+            if path is not None and snapshot.file(path):
+                place = licence_place(path, None if name == MODEL else snapshot.source.name)
+                self.targets.append(Target(path_in_repo=place, content=self.source(path, source=name)))
+
     def sample(self) -> str:
         """Pictures drawn by the first variant's packages and by the source."""
         first, drawing = self.config.attention[0], self.parts.drawing(self.config)
@@ -337,9 +356,12 @@ class _PlanBuilder:
         sources: dict[str, Input] = {
             f"source/{name}": self.source(".", sorted({file.path for file in self.sources[name].files}), name)
             for name in (MODEL, REFINER)
-            if name in self.sources
+            if name in self.sources and (name != MODEL or not self.parts.composed)
         }
-        sources["tokenizer"] = self.source(self.parts.architecture.resources[0])
+        described = self.described() if self.parts.composed else None
+        for name, (_, given) in described[1].items() if described else ():
+            sources |= {f"{name}/{key}": one for key, one in given.items()}
+        sources["tokenizer"] = FromStep(key=self.tokenizer())
         requests = [
             {
                 "prompt": prompt,
@@ -357,6 +379,8 @@ class _PlanBuilder:
                 scheduler=self.facts.scheduler_name,
                 scheduler_config=dict(self.facts.scheduler),
                 scaling_factor=self.facts.scaling_factor,
+                described=described[0] if described else None,
+                pads=dict(self.facts.pads),
                 guides=drawing.guidance_embedding is None,
                 inputs={**packages, **sources},
                 size=len(requests) * _MB,
@@ -366,21 +390,69 @@ class _PlanBuilder:
         self.targets.append(Target(path_in_repo=IMAGES, content=FromStep(key=key)))
         return key
 
+    def described(self) -> tuple[dict[str, Any], dict[str, tuple[dict[str, Any], dict[str, Input]]]]:
+        """The model as a diffusers folder would say it, and by folder the checkpoint of each of its components."""
+        folders = {
+            one.origin.folder: one
+            for one in self.parts.components
+            if one.origin.source in (MODEL, VAE) and not one.weights and one.origin.folder != "safety_checker"
+        }
+        checkpoints = {folder: self.checkpoint(one) for folder, one in folders.items()}
+        components = {
+            folder: {"config": dict(self.facts.configs[folder]), "checkpoint": description}
+            for folder, (description, _) in checkpoints.items()
+        }
+        index = {key: value for key, value in self.facts.model_index.items() if key not in _UNSAFE}
+        if named := self.facts.scheduler.get("_class_name"):  # a LoRA may have brought another one
+            index["scheduler"] = ["diffusers", named]
+        said = {
+            "model_index": index,
+            "scheduler": dict(self.facts.scheduler),
+            "pads": dict(self.facts.pads),
+            "components": components,
+        }
+        return said, checkpoints
+
     # -- the source ------------------------------------------------------------------------------------------------
 
     def metadata(self, component: Component) -> dict[str, Any]:
         """What packages say of where they come from: from their source, nothing that changes by itself."""
         source, facts = self.sources[component.origin.source].source, self.parts.facts[component.origin.source]
-        where = f"huggingface.co/{source.name}" if source.kind == "hub" else source.name
+        where = f"huggingface.co/{source.location}" if source.kind == "hub" else source.name
         return {
-            "author": f"Please refer to the Model Card available at {where}",
-            "license": licence_text(self.config, facts),
+            "author": facts.header.get("modelspec.author") or f"Please refer to the Model Card available at {where}",
+            "license": licence_text(facts.card, asked=self.config.license),
             "version": source.name,
         }
 
-    def folder(self, component: Component, names: Iterable[str]) -> FromSource:
-        """The component's folder, of which these files matter."""
-        return self.source(component.origin.folder or ".", names, component.origin.source)
+    def tokenizer(self) -> str:
+        """The tokenizer that apps get, from the source's files; CLIP's own for a single file, which has none."""
+        folder = self.parts.architecture.tokenizer or ""
+        paths = tokenizer_files(self.parts, [file.path for file in self.model.files])
+        names = [path.removeprefix(f"{folder}/") for path in paths]
+        encoder = self.parts.text_encoder
+        return self.add(
+            Tokenizer(
+                rows=encoder.read(self.parts.configs(MODEL), self.settings).vocab_size,
+                folder=folder,
+                files=names,
+                inputs={"source": self.source(folder, names)} if names else {},
+                size=2 * _MB,
+                memory=_MEMORY["package"],
+            )
+        )
+
+    def checkpoint(self, component: Component) -> tuple[dict[str, Any], dict[str, Input]]:
+        """What open_checkpoint takes for a component: a description, and the inputs that it names."""
+        files = self.weight_files(component)
+        description: dict[str, Any] = {"files": list(files.names), **files.part}
+        inputs: dict[str, Input] = {"source": self.source(files.folder or ".", files.names, files.source)}
+        for adapter in self.parts.adapters_of(component):
+            folder, _, name = self.parts.facts[adapter.source].weights.rpartition("/")
+            one = {"input": adapter.source, "file": name, "component": component.origin.folder, "scale": adapter.scale}
+            description.setdefault("loras", []).append(one)
+            inputs[adapter.source] = self.source(folder or ".", [name], adapter.source)
+        return description, inputs
 
     def source(self, path: str, names: Iterable[str] = ("",), source: str = MODEL) -> FromSource:
         files = {}
@@ -391,23 +463,16 @@ class _PlanBuilder:
             files[name] = str(file.digest)
         return FromSource(source=source, path=path, files=files)
 
-    def weight_files(self, component: Component) -> list[str]:
-        """Names of a component's weight files in its folder."""
-        origin = component.origin
-        paths = choose((file.path for file in self.sources[origin.source].files), folder=origin.folder)
-        return [path.removeprefix(f"{origin.folder}/") for path in paths]
+    def weight_files(self, component: Component) -> WeightFiles:
+        """Where a component's weights are."""
+        return self.parts.weight_files(component, [file.path for file in self.sources[component.origin.source].files])
 
     def elements(self, component: Component) -> int:
         """Parameters of a component, at most: its files hold two bytes for each, or four, which only they know."""
-        snapshot, folder = self.sources[component.origin.source], component.origin.folder
-        paths = [f"{folder}/{name}".removeprefix("/") for name in self.weight_files(component)]
-        total = sum(file.size // 2 for path in paths if (file := snapshot.file(path)))
+        files = self.weight_files(component)
+        snapshot, facts = self.sources[files.source], self.parts.facts[files.source]
+        if files.part:
+            own = (info for name, info in facts.tensors.items() if name.startswith(files.part["prefix"]))
+            return int(sum(math.prod(info.shape) for info in own) * component.share)
+        total = sum(file.size // 2 for path in files.paths if (file := snapshot.file(path)))
         return int(total * component.share)
-
-
-def licence_text(config: Config, facts: Facts) -> str:
-    """The licence's id, or the name that the source gives to one of its own ("" where it names none)."""
-    licence = config.license or facts.card.get("license") or ""
-    if licence == "other":
-        return str(facts.card.get("license_name") or licence)
-    return str(licence)

@@ -87,6 +87,32 @@ class Making:
     controlnet: Annotated[
         tuple[str, ...], Setting("Source", "ControlNet to publish with the model.", metavar="SOURCE")
     ] = ()
+    vae: Annotated[
+        str | None,
+        Setting("Source", "VAE to publish in place of the model's: a folder, repo or weight file.", metavar="SOURCE"),
+    ] = None
+    lora: Annotated[
+        tuple[str, ...],
+        Setting("Source", "LoRA to merge into the model, with its scale (1 if none).", metavar="SOURCE[@SCALE]"),
+    ] = ()
+    weights_variant: Annotated[
+        str | None,
+        Setting(
+            "Source",
+            "Variant of the weight files to read, such as fp16, as diffusers' variant=.",
+            metavar="NAME",
+            default="the plain files",
+        ),
+    ] = None
+    prediction_type: Annotated[
+        Literal["epsilon", "v_prediction"] | None,
+        Setting(
+            "Source",
+            "What the UNet predicts, where a single file does not say it.",
+            metavar="TYPE",
+            default="what the source says",
+        ),
+    ] = None
     guidance_embedding: Annotated[
         float | None,
         Setting(
@@ -139,7 +165,11 @@ class Naming:
     """Where a model comes from and goes."""
 
     source: Annotated[
-        str, Setting("Source", "Folder, Hub repo id (ORG/NAME or ORG/NAME@REVISION), hf:ORG/NAME or git+URL.")
+        str,
+        Setting(
+            "Source",
+            "Folder, weight file, Hub repo id (ORG/NAME or ORG/NAME@REVISION), hf:ORG/NAME[/FILE] or git+URL[#FILE].",
+        ),
     ]
     to: Annotated[
         str | None,

@@ -10,11 +10,11 @@ from typing import Any
 
 from hubpub import __version__
 from hubpub.architectures import image_scale
-from hubpub.architectures.component import CONTROLNET, MODEL, REFINER
+from hubpub.architectures.component import CONTROLNET, LORA, MODEL, REFINER, VAE
 from hubpub.engine.store import Entry
+from hubpub.plan.licences import licence_file, licence_place, licence_text, strictness
 from hubpub.plan.names import IMAGES
 from hubpub.plan.plan import Plan, PlannedComponent
-from hubpub.plan.planner import licence_text
 from hubpub.plan.settings import Making, Naming, declared
 from hubpub.plan.variant import MINIMUM_OS, SPEC_VERSIONS
 from hubpub.release.artifact import Artifact
@@ -23,7 +23,7 @@ from hubpub.sources.metadata import Facts
 from hubpub.sources.source import Snapshot, Source
 
 # Settings that say how to run, not what to make, or that the manifest holds elsewhere.
-_NOT_IN_COMMAND = {"source", "to", "template", "refiner", "controlnet"}
+_NOT_IN_COMMAND = {"source", "to", "template", "refiner", "controlnet", "vae", "lora"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
     spec = SPEC_VERSIONS[config.deployment_target]
     height, width = plan.variants[0].latent
     scale = image_scale(facts.configs)
+    scales = {adapter.source: adapter.scale for adapter in plan.adapters}
     return {
         "format": MANIFEST_FORMAT,
         "generator": {"name": "hubpub", "version": __version__},
@@ -64,7 +65,8 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
         "other_sources": {
             name: {
                 "what": _WHAT[name.partition("/")[0]],
-                "license": licence_text(config, outcome.facts[name]),
+                "license": licence_text(outcome.facts[name].card),
+                **({"scale": scales[name]} if name in scales else {}),
                 **_source(one),
             }
             for name, one in plan.sources.items()
@@ -104,7 +106,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-_WHAT = {REFINER: "refiner", CONTROLNET: "ControlNet"}
+_WHAT = {REFINER: "refiner", CONTROLNET: "ControlNet", VAE: "VAE", LORA: "LoRA"}
 
 
 def _controlnets(plan: Plan) -> dict[str, str]:
@@ -121,7 +123,8 @@ def command(outcome: Outcome) -> str:
     for name, snapshot in outcome.plan.sources.items():
         if name != MODEL:
             pinned = f"@{snapshot.commit}" if snapshot.commit and snapshot.source.kind != "folder" else ""
-            words += [f"--{name.partition('/')[0]}", _typed(snapshot.source) + pinned]
+            scale = "".join(f"@{one.scale:g}" for one in outcome.plan.adapters if one.source == name and one.scale != 1)
+            words += [f"--{name.partition('/')[0]}", _typed(snapshot.source, pinned) + scale]
     commit = outcome.plan.snapshot.commit
     if commit and source.kind != "folder":
         words += ["--revision", commit]
@@ -136,15 +139,15 @@ def command(outcome: Outcome) -> str:
     return shlex.join(words)
 
 
-def _typed(source: Source) -> str:
-    """A source as it would be typed; a folder of this machine is known by its name only."""
+def _typed(source: Source, pinned: str = "") -> str:
+    """A source as it would be typed, with @COMMIT or without; a folder of this machine is known by its name only."""
     match source.kind:
         case "folder":
-            return f"./{source.name.rpartition('/')[2]}"
+            return f"./{source.file or source.name.rpartition('/')[2]}"
         case "git":
-            return f"git+{source.location}"
+            return f"git+{source.location}{pinned}" + (f"#{source.file}" if source.file else "")
         case "hub":
-            return source.location
+            return f"hf:{source.location}/{source.file}{pinned}" if source.file else f"{source.location}{pinned}"
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -165,6 +168,7 @@ def _source(snapshot: Snapshot) -> dict[str, Any]:
         "kind": source.kind,
         "name": source.name,
         "location": source.location if source.kind == "hub" else snapshot.remote,
+        "file": source.file or None,
         "commit": snapshot.commit,
         "dirty": snapshot.dirty,
         "files": [file.to_json() for file in snapshot.files],
@@ -174,10 +178,15 @@ def _source(snapshot: Snapshot) -> dict[str, Any]:
 def _card(outcome: Outcome) -> dict[str, Any]:
     """The data of the card's front matter."""
     config, facts = outcome.plan.config, outcome.facts[MODEL]
-    data: dict[str, Any] = {"license": config.license or facts.card.get("license")}
+    strictest = max(outcome.facts, key=lambda name: strictness(outcome.facts[name].card.get("license")))
+    its = outcome.facts[strictest].card
+    data: dict[str, Any] = {"license": config.license or its.get("license")}
     if data["license"] == "other":
-        data["license_name"] = licence_text(config, facts)
-        data["license_link"] = facts.card.get("license_link")
+        data["license_name"] = licence_text(its)
+        data["license_link"] = its.get("license_link")
+        if (path := licence_file(its)) is not None:
+            source = outcome.plan.sources[strictest].source.name
+            data["license_link"] = licence_place(path, None if strictest == MODEL else source)
     models = [one.source.location for one in outcome.plan.sources.values() if one.source.kind == "hub"]
     if models:
         data["base_model"] = models[0] if len(models) == 1 else models

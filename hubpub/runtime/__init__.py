@@ -1,7 +1,7 @@
 """Runs ML Programs on torch: `load(package).predict(inputs)`, on any machine.
 
     model = hubpub.runtime.load("Unet.mlpackage", device="cpu", precision="fp16")
-    model.inputs, model.outputs          # Features: names, shapes, dtypes, as Core ML declares them
+    model.inputs, model.outputs          # name → Feature: shape, dtype, as Core ML declares them
     model.predict({"sample": array, ...})  # {"noise_pred": array}
 
 torch is imported by the first `load`, not by this package.

@@ -60,7 +60,7 @@ class State:
 
 
 class Model:
-    """A loaded model. `inputs`, `outputs` and `states` are as Core ML declares them."""
+    """A loaded model. `inputs`, `outputs` (by name) and `states` are as Core ML declares them."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ class Model:
         weights: Blobs,
     ) -> None:
         self.function = function
-        self.inputs: tuple[Feature, ...] = tuple(feature(item) for item in description.input)
-        self.outputs: tuple[Feature, ...] = tuple(feature(item) for item in description.output)
+        self.inputs: Mapping[str, Feature] = {item.name: feature(item) for item in description.input}
+        self.outputs: Mapping[str, Feature] = {item.name: feature(item) for item in description.output}
         self.states: tuple[Feature, ...] = tuple(feature(item) for item in description.state)
         self.opset = program.opset
         self._program = program
         self._numerics = numerics
         self._weights = weights
-        missing = {item.name for item in self.outputs} - set(program.outputs)
+        missing = self.outputs.keys() - set(program.outputs)
         if missing:
             raise BadPackage(f"The program does not compute the declared output {', '.join(sorted(missing))}.")
 
@@ -104,7 +104,7 @@ class Model:
         make_state() and changes it. `watch(name, tensor)` is called with every intermediate
         tensor and must not change it. Raises BadInput; ModelError if an operation fails.
         """
-        arrays = checked_inputs(self.inputs, inputs)
+        arrays = checked_inputs(tuple(self.inputs.values()), inputs)
         if any(item.state for item in self._program.inputs) and state is None:
             raise BadInput("This model has states.", hint="Pass state=model.make_state() to predict.")
         env: dict[str, Any] = {}
@@ -117,7 +117,7 @@ class Model:
         interpreter = Interpreter(numerics=self._numerics, watch=watch)
         with torch.inference_mode(), _whole_products(self._numerics.device):
             results = dict(zip(self._program.outputs, interpreter.run(self._program.block, env), strict=True))
-        return {item.name: _declared(item, results[item.name]) for item in self.outputs}
+        return {item.name: _declared(item, results[item.name]) for item in self.outputs.values()}
 
     def operations(self) -> list[tuple[str, str, tuple[str, ...]]]:
         """The operations in order: the name of the first result, the op, and the names of its operands."""

@@ -107,8 +107,8 @@ class Painter:
 
     def _encode(self, name: str, text: str) -> Mapping[str, Any]:
         model = self.models[name]
-        ids = self.tokenizers[name](text, length=model.inputs[0].shape[1])
-        answer: Mapping[str, Any] = model.predict({model.inputs[0].name: np.asarray([ids], np.float32)})
+        ids = self.tokenizers[name](text, length=model.inputs["input_ids"].shape[1])
+        answer: Mapping[str, Any] = model.predict({"input_ids": np.asarray([ids], np.float32)})
         return answer
 
     def denoise(self, sample: Floats, timestep: float, texts: Sequence[Text], *, unet: str = "unet") -> Floats:
@@ -136,19 +136,19 @@ class Painter:
         """What XL is told of the picture: its size, no crop, and the same size again, or a refiner's score."""
         side = self._scale()
         height, width = (length * side for length in self.latent)
-        [count] = {given.shape[1] for model in models for given in model.inputs if given.name == "time_ids"}
+        [count] = {given.shape[1] for model in models for given in model.inputs.values() if given.name == "time_ids"}
         score = _SCORES[min(row, 1) if rows > 1 else 1]
         return [height, width, 0, 0, score] if count == 5 else [height, width, 0, 0, height, width]
 
     def _scale(self) -> int:
         """Pixels for each latent pixel."""
         decoder = self.models["vae_decoder"]
-        return int(decoder.outputs[0].shape[2] // decoder.inputs[0].shape[2])
+        return int(decoder.outputs["image"].shape[2] // decoder.inputs["z"].shape[2])
 
     def decode(self, latent: Floats) -> Pixels:
         """A latent (1, 4, H, W) as a picture (8H, 8W, 3)."""
         model = self.models["vae_decoder"]
-        image = _chain([model], {model.inputs[0].name: latent / self.scaling_factor})["image"][0]
+        image = _chain([model], {"z": latent / self.scaling_factor})["image"][0]
         return np.asarray((image.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
 
     def scheduler(self, steps: int) -> Any:
@@ -172,8 +172,8 @@ class Painter:
         model = self.models.get("vae_encoder")
         if model is None:
             raise BadInput("An inpainting UNet draws with the VAE encoder, and its package is missing.")
-        grey = np.zeros(model.inputs[0].shape, np.float32)
-        mean, variance = np.split(_chain([model], {model.inputs[0].name: grey})["latent"].astype(np.float32), 2, axis=1)
+        grey = np.zeros(model.inputs["x"].shape, np.float32)
+        mean, variance = np.split(_chain([model], {"x": grey})["latent"].astype(np.float32), 2, axis=1)
         noise = torch.randn(mean.shape, generator=generator).numpy()
         hidden = (mean + np.exp(0.5 * variance) * noise) * self.scaling_factor
         return np.concatenate([np.ones_like(hidden[:, :1]), hidden], axis=1)
@@ -194,7 +194,7 @@ class Painter:
 
 def _shape(model: Model, name: str) -> tuple[int, ...]:
     """The shape of the input of that name."""
-    return next(given.shape for given in model.inputs if given.name == name)
+    return model.inputs[name].shape
 
 
 def _hidden(answer: Mapping[str, Any]) -> Any:
@@ -205,7 +205,7 @@ def _chain(models: Sequence[Model], values: Mapping[str, Any]) -> dict[str, Any]
     """Run models one after the other; each takes the inputs that it names, of `values` and of what came before."""
     known = dict(values)
     for model in models:
-        known |= model.predict({given.name: known[given.name].astype(given.dtype) for given in model.inputs})
+        known |= model.predict({name: known[name].astype(given.dtype) for name, given in model.inputs.items()})
     return known
 
 
@@ -219,7 +219,7 @@ def draw(painter: Painter, request: Request) -> Pixels:
     assert guidance is not None
     generator = torch.Generator("cpu").manual_seed(request.seed)
     scheduler = painter.scheduler(steps)
-    channels = painter.models["vae_decoder"].inputs[0].shape[1]
+    channels = painter.models["vae_decoder"].inputs["z"].shape[1]
     latent = torch.randn((1, channels, *painter.latent), generator=generator) * scheduler.init_noise_sigma
     besides = painter.besides(generator)
     guided = painter.guides and guidance > 1

@@ -12,8 +12,13 @@ from hubpub.runtime.pictures import REFINED_FROM, Pixels, Request
 _INPAINTING = 9
 
 
-def draw_with_diffusers(folder: Path, request: Request, *, refiner: Path | None = None) -> Pixels:
-    """The picture of the source, as `pictures.draw` draws it: from text alone, refined where there is a refiner."""
+def draw_with_diffusers(
+    folder: Path, request: Request, *, refiner: Path | None = None, size: tuple[int, int] | None = None
+) -> Pixels:
+    """The picture of the source, as `pictures.draw` draws it: from text alone, refined where there is a refiner.
+
+    `size` is (height, width) in pixels, if not the model's own.
+    """
     import torch
 
     pipeline = _pipeline(folder)
@@ -25,17 +30,21 @@ def draw_with_diffusers(folder: Path, request: Request, *, refiner: Path | None 
         "guidance_scale": request.guidance,
         "generator": generator,
     }
+    own = pipeline.unet.config.sample_size
+    sides = own if isinstance(own, list | tuple) else (own, own)
+    height, width = size or (side * pipeline.vae_scale_factor for side in sides)
+    given |= {"height": height, "width": width}
     if pipeline.unet.config.in_channels == _INPAINTING:
         from PIL import Image
 
-        side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-        given |= {"image": Image.new("RGB", (side, side), (127, 127, 127)), "strength": 1.0}
-        given["mask_image"] = Image.new("L", (side, side), 255)
+        given |= {"image": Image.new("RGB", (width, height), (127, 127, 127)), "strength": 1.0}
+        given["mask_image"] = Image.new("L", (width, height), 255)
     if refiner is None:
         return _pixels(pipeline(**given, output_type="np"))
     latent = pipeline(**given, denoising_end=REFINED_FROM, output_type="latent").images
     second = _pipeline(refiner, kind="StableDiffusionXLImg2ImgPipeline")
     second.scheduler = pipeline.scheduler
+    del given["height"], given["width"]  # the latent says it
     return _pixels(second(**given, image=latent, denoising_start=REFINED_FROM, output_type="np"))
 
 

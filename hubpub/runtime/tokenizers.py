@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ class Tokenizer:
         return [*ids, *[self._pad] * (length - len(ids))]
 
 
-def read_tokenizers(folder: Path) -> dict[str, Tokenizer]:
-    """The tokenizer of each text encoder.
+def read_tokenizers(folder: Path, pads: Mapping[str, str] | None = None) -> dict[str, Tokenizer]:
+    """The tokenizer of each text encoder; `pads` are the tokens that a source pads with, where they are known.
 
     A source has the second one's in a folder of its own beside `folder`. A release holds one pair of files: Apple's
     Swift package pads with the end token, and for the second encoder with "!", as the authors of XL do.
     """
+    if pads is not None:
+        return {
+            "text_encoder": read_tokenizer(folder, pad=pads.get("text_encoder")),
+            "text_encoder_2": read_tokenizer(folder, pad=pads.get("text_encoder_2", "!")),
+        }
     second = folder.with_name("tokenizer_2")
     own = second.is_dir()
     return {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hubpub.checkpoints import TensorInfo
 from hubpub.errors import SourceNotFound, UnknownArchitecture
 from hubpub.files.front_matter import load
 
@@ -31,6 +32,12 @@ class Facts:
     configs: Mapping[str, Mapping[str, Any]]
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""  # path of the single file that holds all weights; "" for a folder with one for each component
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # of the same: component → prefix of its names
+    tensors: Mapping[str, TensorInfo] = field(default_factory=dict)  # of a single file
+    header: Mapping[str, str] = field(default_factory=dict)  # of a single file: what it says of itself
+    pads: Mapping[str, str] = field(default_factory=dict)  # text encoder → the token that its tokenizer pads with
+    folders: Mapping[str, str] = field(default_factory=dict)  # component folder → where it is, if not there
     steps: int | None = None  # that the card's example draws with
     guidance: float | None = None  # of the same; 0 and 1 mean none
 
@@ -64,30 +71,31 @@ def read_facts(read: Callable[[str], bytes | None], *, name: str) -> Facts:
     card = read("README.md") or b""
     index = read(MODEL_INDEX)
     if index is None and (alone := read(CONFIG)) is not None:
-        config = _object(alone, CONFIG)
-        return Facts(model_index={"_class_name": config.get("_class_name")}, configs={"": config}, **_of_card(card))
+        config = read_object(alone, CONFIG)
+        return Facts(model_index={"_class_name": config.get("_class_name")}, configs={"": config}, **card_facts(card))
     if index is None:
         raise UnknownArchitecture(
             f"{name} is not a diffusers repo: it has no {MODEL_INDEX}.",
-            hint="Single-file checkpoints are not supported yet; convert them with diffusers' from_single_file first.",
+            hint="A source is a diffusers folder, or one weight file that holds the whole model.",
         )
-    model_index = _object(index, MODEL_INDEX)
+    model_index = read_object(index, MODEL_INDEX)
     configs = {}
     for folder in component_folders(model_index):
         data = read(f"{folder}/config.json")
         if data is not None:
-            configs[folder] = _object(data, f"{folder}/config.json")
+            configs[folder] = read_object(data, f"{folder}/config.json")
     scheduler = read(SCHEDULER)
     return Facts(
         model_index=model_index,
         configs=configs,
-        scheduler=_object(scheduler, SCHEDULER) if scheduler is not None else {},
-        **_of_card(card),
+        scheduler=read_object(scheduler, SCHEDULER) if scheduler is not None else {},
+        pads=dict(_pads(read)),
+        **card_facts(card),
     )
 
 
-def _of_card(card: bytes) -> dict[str, Any]:
-    """The front matter, and the settings in the card's first example."""
+def card_facts(card: bytes) -> dict[str, Any]:
+    """Of Facts what a card says: its front matter, and the settings in its first example."""
     return {"card": front_matter(card), **_drawn_with(card[:_MAX_CARD].decode("utf-8", "replace"))}
 
 
@@ -103,6 +111,18 @@ def _drawn_with(text: str) -> dict[str, Any]:
     if (guidance := _GUIDANCE.search(text)) and float(guidance[1]) <= _MOST_GUIDANCE:
         named["guidance"] = float(guidance[1])
     return named
+
+
+def _pads(read: Callable[[str], bytes | None]) -> Iterator[tuple[str, str]]:
+    """The token that each tokenizer pads with: a text, or a table with its content."""
+    for encoder, folder in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            data = read(f"{folder}/{name}")
+            token = read_object(data, f"{folder}/{name}").get("pad_token") if data is not None else None
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                yield encoder, token
+                break
 
 
 def component_folders(model_index: Mapping[str, Any]) -> tuple[str, ...]:
@@ -128,7 +148,8 @@ def front_matter(card: bytes) -> dict[str, Any]:
         return {}
 
 
-def _object(data: bytes, path: str) -> dict[str, Any]:
+def read_object(data: bytes, path: str) -> dict[str, Any]:
+    """The JSON object in a source's file. Raises SourceNotFound, naming the file."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

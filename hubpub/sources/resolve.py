@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
+from hubpub.checkpoints.safetensors import header_end
+from hubpub.checkpoints.weights import Header, parse_header, read_header
 from hubpub.errors import SourceNotFound
 from hubpub.files.digest import Digest, FileRef
 from hubpub.files.digests import Digests
@@ -22,6 +24,8 @@ Progress = Callable[[int, int, str], None]
 
 # The largest config or card that is read into memory.
 _MAX_SMALL: Final = 16 << 20
+# Of a weight file, what is asked for first: most headers fit.
+_BEGINNING: Final = 1 << 19
 
 
 class Opened(Protocol):
@@ -38,6 +42,12 @@ class Opened(Protocol):
 
     def pin(self, paths: Iterable[str]) -> Snapshot:
         """The snapshot of the named files, with size and digest of each."""
+
+    def header(self, path: str) -> Header:
+        """What a weight file says before its data. Raises BadWeights and UnsafeWeights.
+
+        Of a `.safetensors` file on the Hub only the header comes over the network; any other is downloaded.
+        """
 
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
         """A local folder that contains the named files; downloads them if necessary."""
@@ -60,13 +70,17 @@ class FolderSource:
             self.commit, self._dirty, self._remote = state.commit, state.dirty, state.remote
 
     def paths(self) -> tuple[str, ...]:
-        """All files below the folder except `.git`."""
+        """All files below the folder except `.git`; of a single file itself alone: what lies beside is not meant."""
+        if self.source.file and self.source.kind == "folder":
+            return (self.source.file,)
         files = (path for path in self._root.rglob("*") if path.is_file())
         relative = (path.relative_to(self._root) for path in files)
         return tuple(sorted(path.as_posix() for path in relative if path.parts[0] != ".git"))
 
     def read(self, path: str) -> bytes | None:
         """A small file's bytes, or None."""
+        if self.source.file and self.source.kind == "folder":
+            return None
         here = self._place(path)
         try:
             _check_small(path, here.stat().st_size)
@@ -91,6 +105,10 @@ class FolderSource:
         return Snapshot(
             source=self.source, commit=self.commit, files=tuple(files), dirty=self._dirty, remote=self._remote
         )
+
+    def header(self, path: str) -> Header:
+        """What a weight file says before its data."""
+        return read_header(self._place(path))
 
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
         """The folder itself."""
@@ -135,6 +153,17 @@ class HubSource:
         names = set(paths)
         files = tuple(file for file in self._snapshot.files if file.path in names)
         return Snapshot(source=self.source, commit=self.commit, files=files)
+
+    def header(self, path: str) -> Header:
+        """What a weight file says before its data, in two small requests where it is a safetensors file."""
+        listed = self._snapshot.file(path)
+        if listed is None or not path.endswith(".safetensors"):
+            return read_header(self.folder([path], None) / path)
+        start = self._hub.peek(self.source.location, self.commit, path, length=_BEGINNING, side="source")
+        end = header_end(start, Path(path))
+        if end > len(start):
+            start = self._hub.peek(self.source.location, self.commit, path, length=end, side="source")
+        return parse_header(start, listed.size, path)
 
     def folder(self, paths: Iterable[str], progress: Progress | None) -> Path:
         """The files in the client's cache."""

@@ -17,6 +17,7 @@ from hubpub.steps.readback import Readback
 from hubpub.steps.reference import Reference
 from hubpub.steps.sample import Sample
 from hubpub.steps.step import FromSource, FromStep, Input, Step
+from hubpub.steps.tokenizer import Tokenizer
 from hubpub.steps.weights import Weights
 
 __all__ = [
@@ -32,9 +33,10 @@ __all__ = [
     "Reference",
     "Sample",
     "Step",
+    "Tokenizer",
     "Weights",
 ]
 
 KINDS: Final[Mapping[str, type[Step]]] = {
-    kind.kind(): kind for kind in (Weights, Package, Readback, Reference, Measure, Compile, Archive, Sample)
+    kind.kind(): kind for kind in (Weights, Package, Readback, Reference, Measure, Tokenizer, Compile, Archive, Sample)
 }

@@ -93,7 +93,7 @@ class Measure(Step):
         arrays, expected = read_reference(inputs["expected"] / FILE)
         with (
             tempfile.TemporaryDirectory(dir=out.parent) as folder,  # beside the weights, so that they can be linked
-            open_checkpoint(self.checkpoint, inputs["source"]) as checkpoint,
+            open_checkpoint(self.checkpoint, inputs) as checkpoint,
         ):
             smalls = {piece: Path(folder) / f"{piece}.mlpackage" for piece in self.pieces}
             for number, (piece, small) in enumerate(smalls.items()):
@@ -202,7 +202,7 @@ class Measure(Step):
         values = dict(arrays)
         for piece in self.pieces:
             with opened(piece, precision) as model:
-                values |= model.predict({given.name: values[given.name] for given in model.inputs})
+                values |= model.predict({name: values[name] for name in model.inputs})
         return {name: psnr(array, values[name]) for name, array in expected.items()}
 
     def _layers(
@@ -213,7 +213,7 @@ class Measure(Step):
         losses: list[tuple[str, str, float, float]] = []
         for piece in self.pieces:
             with full(piece, "fp32") as model:
-                own = {given.name: values[given.name] for given in model.inputs}
+                own = {name: values[name] for name in model.inputs}
                 values |= model.predict(own)
             its_losses, its_broken = _losses(partial(opened, piece), partial(full, piece), own)
             losses, broken = losses + its_losses, broken or its_broken
@@ -232,7 +232,7 @@ def answers(
     values = dict(arrays)
     for package in packages:
         with load(package, precision=precision) as model:
-            values |= model.predict({given.name: values[given.name] for given in model.inputs})
+            values |= model.predict({name: values[name] for name in model.inputs})
     missing = [name for name in names if name not in values]
     if missing:
         raise BadPackage(

@@ -58,7 +58,7 @@ class Readback(Step):
         return f"check weights of {self.component}"
 
     def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
-        exact, noise = self._compare(inputs["package"], inputs["source"])
+        exact, noise = self._compare(inputs)
         first = _places(read_model(inputs["package"]))
         for name, package in inputs.items():
             if name.startswith("packages/"):
@@ -84,8 +84,9 @@ class Readback(Step):
             "worst": [[tensor, round(value, 2)] for tensor, value in worst],
         }
 
-    def _compare(self, package: Path, source: Path) -> tuple[int, dict[str, float]]:
+    def _compare(self, inputs: Mapping[str, Path]) -> tuple[int, dict[str, float]]:
         """How many tensors are bit-exact, and the signal-to-noise of each palettized one in dB."""
+        package = inputs["package"]
         model = read_model(package)
         produced = {
             operation.outputs[0].name: operation for operation in main_block(model).operations if operation.outputs
@@ -93,7 +94,7 @@ class Readback(Step):
         blobs = BlobReader(weights_folder(package) / "weight.bin")
         exact, noise = 0, {}
         tensors, _ = network_constants(self.family, self.component, self.config)
-        with open_checkpoint(self.checkpoint, source) as checkpoint:
+        with open_checkpoint(self.checkpoint, inputs) as checkpoint:
             names = match_names(checkpoint.tensors(), [tensor.name for tensor in tensors])
             for tensor in tensors:
                 name, held = constant_name(tensor.name), names[tensor.name]

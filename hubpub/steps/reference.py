@@ -57,13 +57,13 @@ class Reference(Step):
         config = known.read_config(self.config)
         network = known.program(config, size=size, attention="original")
         model = write(network, target="macOS13", floats=config.floats)
-        arrays, outputs = self.answers(list(model.description.input), inputs["source"])
+        arrays, outputs = self.answers(list(model.description.input), inputs)
         stored = {f"input/{name}": array for name, array in arrays.items()}
         stored |= {f"output/{name}": array for name, array in outputs.items()}
         np.savez(out / FILE, allow_pickle=False, **stored)
         return {"outputs": {name: list(array.shape) for name, array in outputs.items()}}
 
-    def answers(self, given: Sequence[schema.FeatureDescription], source: Path) -> tuple[Arrays, Arrays]:
+    def answers(self, given: Sequence[schema.FeatureDescription], inputs: Mapping[str, Path]) -> tuple[Arrays, Arrays]:
         """Realistic values for a package's inputs, and what the source's module answers to them (fp32)."""
         from hubpub.runtime.features import feature
         from hubpub.runtime.references import answers
@@ -73,7 +73,7 @@ class Reference(Step):
         config = known.read_config(self.config)
         features = [feature(description) for description in given]
         arrays = realistic(features, params={**self.samples, **known.samples(config)})
-        with open_checkpoint(self.checkpoint, source) as checkpoint:
+        with open_checkpoint(self.checkpoint, inputs) as checkpoint:
             outputs = answers(known.reference, self.config_json, config, checkpoint, arrays)
         return arrays, {name: outputs[name] for name in known.checks(outputs)}
 

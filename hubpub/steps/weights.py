@@ -72,7 +72,7 @@ class Weights(Step):
     def run(self, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
         tensors, literals = network_constants(self.family, self.component, self.config)
         known = architectures.find(self.family, self.component)
-        with open_checkpoint(self.checkpoint, inputs["source"]) as checkpoint:
+        with open_checkpoint(self.checkpoint, inputs) as checkpoint:
             fitting = fit(
                 checkpoint.tensors(),
                 {tensor.name: tensor.shape for tensor in tensors},

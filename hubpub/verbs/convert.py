@@ -115,9 +115,13 @@ def write(outcome: Outcome, destination: Destination, session: Session) -> Recei
 def _open_weights(missing: Iterable[Step], folders: Mapping[str, Path]) -> None:
     """Open every weight file that will be read: damaged and unsafe files are found before the work."""
     for step in missing:
-        source = step.inputs.get("source")
-        if isinstance(step, Weights) and isinstance(source, FromSource):
-            open_checkpoint(step.checkpoint, folders[source.source] / source.path).close()
+        if isinstance(step, Weights):
+            places = {
+                name: folders[given.source] / given.path
+                for name, given in step.inputs.items()
+                if isinstance(given, FromSource)
+            }
+            open_checkpoint(step.checkpoint, places).close()
 
 
 def run_facts() -> dict[str, Any]:

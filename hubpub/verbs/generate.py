@@ -84,17 +84,22 @@ def compare(
     psnr: dict[str, float] = {}
     reference: Pixels | None = None
     for width in bits:
-        settings = {"source": source, "bits": width, "attention": ["original"], "formats": ["packages"]}
+        settings = {"source": source, "bits": width, "attention": ["original"], "formats": ["compiled"]}
         prepared = prepare(effective({}, {**settings, "verify": "weights", "license": "unknown"}), session, owner=None)
         outcome = make(prepared, session)
         request = request.with_usual(vars(outcome.plan.drawing))
         opened = prepared.opened[MODEL]
+        if prepared.facts[MODEL].weights:
+            raise BadInput(
+                f"{source} is a single file, and widths are compared with a diffusers folder.",
+                hint="Convert it with --prompt: the pictures beside the card are compared with the source.",
+            )
         root = opened.folder(opened.paths(), session.report.transfer)
         if reference is None:
             session.report.line("  drawing with the source in PyTorch")
             reference = drawings["PyTorch"] = draw_with_diffusers(root, request)
         session.report.line(f"  drawing at {width} bits")
-        painter = _painter_of(outcome, root, session, device)
+        painter = _painter_of(outcome, session, device)
         picture = pictures.draw(painter, request)
         psnr[str(width)] = round(pictures.picture_psnr(reference, picture), 2)
         drawings[f"{width} bits\n{psnr[str(width)]:.1f} dB"] = picture
@@ -102,22 +107,23 @@ def compare(
     return Drawn(path=out, request=request, psnr=psnr)
 
 
-def _painter_of(outcome: Outcome, root: Path, session: Session, device: str) -> Painter:
+def _painter_of(outcome: Outcome, session: Session, device: str) -> Painter:
     """A painter on the packages of an outcome, where the store has them."""
     from hubpub import runtime
+
+    def kept(key: str, path: str = "") -> Path:
+        return locate(FromStep(key=key, path=path), store=session.store, sources={})
 
     models = {}
     for planned in outcome.plan.components:
         if planned.component.name in pictures.PARTS:
-            package = FromStep(key=planned.package, path=PACKAGE)
-            models[planned.component.name] = runtime.load(
-                locate(package, store=session.store, sources={}), device=device
-            )
+            models[planned.component.name] = runtime.load(kept(planned.package, PACKAGE), device=device)
     pictures.check_parts(models, "The release")
     facts = outcome.facts[MODEL]
+    assert outcome.plan.tokenizer is not None
     return Painter(
         models=models,
-        tokenizers=read_tokenizers((root / outcome.plan.architecture.resources[0]).parent),
+        tokenizers=read_tokenizers(kept(outcome.plan.tokenizer), facts.pads),
         scheduler_config=facts.scheduler,
         scheduler_class=facts.scheduler_name,
         scaling_factor=facts.scaling_factor,

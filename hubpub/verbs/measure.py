@@ -198,8 +198,10 @@ def _measure_component(
     from hubpub.steps.measure import answers, lowest
 
     step = packages[0].step
-    given = _folder_of(step)
-    folder = prepared.folders([step], session.report.transfer)[given.source] / given.path
+    folders = prepared.folders([step], session.report.transfer)
+    places = {
+        name: folders[given.source] / given.path for name, given in step.inputs.items() if isinstance(given, FromSource)
+    }
     floors = find(step.family, step.component).floors
     expected: dict[tuple[Any, ...], tuple[Arrays, Arrays]] = {}  # by interface: sizes and batches may differ
     made: list[tuple[_Package, tuple[Any, ...], Arrays]] = []
@@ -207,7 +209,7 @@ def _measure_component(
         session.report.line(f"  running {package.names[0]}")
         interface = tuple(one.SerializeToString(deterministic=True) for one in package.inputs)
         if interface not in expected:
-            expected[interface] = step.answers(package.inputs, folder)
+            expected[interface] = step.answers(package.inputs, places)
         arrays, reference = expected[interface]
         outputs = answers(package.paths, arrays, reference, precision="fp16")
         usual = floors.get(package.bits)

@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 
-from hubpub.architectures.component import CONTROLNET, MODEL, REFINER
+from hubpub.architectures.component import MODEL
+from hubpub.checkpoints.tokenizer import read_tokenizer
 from hubpub.engine.runner import cached
 from hubpub.engine.store import Store
 from hubpub.errors import (
@@ -27,18 +28,19 @@ from hubpub.files.digest import Digest
 from hubpub.files.disk import free
 from hubpub.files.sizes import human
 from hubpub.plan.config import Config
+from hubpub.plan.licences import forbids_changes
 from hubpub.plan.names import default_destination
-from hubpub.plan.parts import parts_of, source_files
+from hubpub.plan.parts import Parts, bundles, notices, parts_of, source_files, tokenizer_files
 from hubpub.plan.plan import Plan
 from hubpub.plan.planner import make_plan
 from hubpub.release.artifact import Artifact
 from hubpub.release.release import Release
 from hubpub.remote.destinations import Destination, check_address
-from hubpub.sources import source as sources
-from hubpub.sources.metadata import Facts, read_facts
-from hubpub.sources.resolve import Opened, Progress, open_source
-from hubpub.sources.source import Source
+from hubpub.sources.metadata import Facts
+from hubpub.sources.resolve import Opened, Progress
 from hubpub.steps import Compile, Reference, Step
+from hubpub.steps.tokenizer import check_rows
+from hubpub.verbs.facts import look, read_sources
 from hubpub.verbs.session import Session
 
 # Left free for everything else on the machine.
@@ -68,15 +70,20 @@ class Prepared:
 def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
     """Resolve and plan one model; `owner` names the default destination's namespace. Downloads small files only."""
     opened = look(config, session)
-    facts = {name: facts_of(one) for name, one in opened.items()}
+    facts = read_sources(config, opened)
     names = {name: one.source.name for name, one in opened.items()}
-    for name, its in facts.items():
-        _check_licence(config, its, names[name])
+    _check_licences(config, facts, names)
     parts = parts_of(config, facts, names)
-    files = source_files(config, parts, {name: one.paths() for name, one in opened.items()})
+    listed = {name: one.paths() for name, one in opened.items()}
+    files = source_files(config, parts, listed)
+    said = notices(parts, listed)
+    if bundles(config) or config.prompts:
+        said += _check_tokenizer(config, parts, opened[MODEL])
     snapshots = {name: one.pin(files[name]) for name, one in opened.items()}
     destination = config.to or default_destination(owner or "local", names[MODEL], config.bits)
     check_address(destination)
+    for sentence in said:
+        session.report.warn(sentence)
     plan = make_plan(
         config,
         parts,
@@ -84,35 +91,9 @@ def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
         destination=destination,
         verify=config.verify or ("numeric" if all(find_spec(name) for name in Reference.NEEDS) else "weights"),
         compiler="portable" if config.compiler == "auto" else config.compiler,
+        notices=tuple(said),
     )
     return Prepared(config=config, opened=opened, facts=facts, plan=plan)
-
-
-def named_sources(config: Config) -> dict[str, Source]:
-    """The sources of a config by their names in the plan: model, refiner, controlnet, controlnet/2 …"""
-    named = {MODEL: sources.parse(config.source, name=config.name, revision=config.revision)}
-    if config.refiner:
-        named[REFINER] = sources.parse(config.refiner)
-    for number, text in enumerate(config.controlnet, 1):
-        named[CONTROLNET if number == 1 else f"{CONTROLNET}/{number}"] = sources.parse(text)
-    return named
-
-
-def look(config: Config, session: Session) -> dict[str, Opened]:
-    """A config's sources, opened, by their names in the plan."""
-    return {
-        name: open_source(
-            source, digests=session.store.digests, clones=session.store.root / "clones", hub=lambda: session.source_hub
-        )
-        for name, source in named_sources(config).items()
-    }
-
-
-def facts_of(opened: Opened) -> Facts:
-    """What a source says of itself."""
-    source = opened.source
-    name = source.location if source.kind != "folder" else f"The folder {source.location}"
-    return read_facts(opened.read, name=name)
 
 
 def planned(prepared: Prepared, steps: Sequence[Step]) -> Release:
@@ -151,12 +132,42 @@ def preflight(prepared: Prepared, session: Session, destination: Destination | N
     raise_problems(problems)
 
 
-def _check_licence(config: Config, facts: Facts, name: str) -> None:
-    if not (config.license or facts.card.get("license")):
-        raise LicenceMissing(
-            f"{name} names no licence in its README.md.",
-            hint="Say it with --license, for example --license creativeml-openrail-m.",
+def _check_licences(config: Config, facts: Mapping[str, Facts], names: Mapping[str, str]) -> None:
+    """Each part has a licence, and none forbids that a changed form of it is published."""
+    if config.license:
+        return
+    for name, its in facts.items():
+        licence = its.card.get("license")
+        if not licence:
+            raise LicenceMissing(
+                f"{names[name]} names no licence in its README.md.",
+                hint="Say it with --license, for example --license creativeml-openrail-m.",
+            )
+        if forbids_changes(licence):
+            raise LicenceMissing(
+                f"The licence of {names[name]}, {licence}, does not allow to publish changed forms of it.",
+                hint="Ask its author; with their permission, name the licence of the release with --license.",
+            )
+
+
+def _check_tokenizer(config: Config, parts: Parts, opened: Opened) -> list[str]:
+    """Sentences about what is put right in the tokenizer, and about tokens that apps cannot reach. BadTokenizer."""
+    folder = parts.architecture.tokenizer
+    if folder is None:
+        return []
+    rows = parts.text_encoder.read(parts.configs(MODEL), config.model_dump()).vocab_size
+    if parts.facts[MODEL].weights:
+        check_rows(rows)
+        return []
+    texts = {path.removeprefix(f"{folder}/"): opened.read(path) for path in tokenizer_files(parts, opened.paths())}
+    made = read_tokenizer({name: text for name, text in texts.items() if text is not None}, rows=rows, folder=folder)
+    said = list(made.notes)
+    if made.unreachable:
+        said.append(
+            f"Apps cannot reach the added tokens {', '.join(made.unreachable)}: Apple's tokenizer forms tokens by "
+            "merging letters alone. They are in vocab.json."
         )
+    return said
 
 
 def _tools(missing: Sequence[Step]) -> list[HubpubError]:

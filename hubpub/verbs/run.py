@@ -28,7 +28,7 @@ def run(package: Path, inputs: Sequence[str], *, out: Path | None, device: str, 
     }
     if not inputs:
         return features
-    results = model.predict(dict(_read(text, [given.name for given in model.inputs]) for text in inputs))
+    results = model.predict(dict(_read(text, list(model.inputs)) for text in inputs))
     for feature in features["outputs"]:
         array = results[feature["name"]]
         feature["range"] = f"{array.min():.4g} … {array.max():.4g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -487,7 +488,6 @@ def test_knobs_with_unknown_values_are_refused() -> None:
         ("unet", "block_out_channels", [320, 640]),
         ("unet", "block_out_channels", [320, 640, 1280, 1281]),
         ("unet", "attention_head_dim", [8, 8]),
-        ("unet", "a_key_of_tomorrow", 3),
         ("vae", "mid_block_add_attention", False),
         ("vae", "shift_factor", 0.1),
         ("vae", "down_block_types", ["AttnDownEncoderBlock2D"] * 4),
@@ -537,7 +537,6 @@ def test_pooling_follows_the_end_token() -> None:
         ("controlnet", "", "controlnet_conditioning_channel_order", "bgr"),
         ("controlnet", "", "addition_embed_type", "text_image"),
         ("controlnet", "", "mid_block_type", "UNetMidBlock2D"),
-        ("controlnet", "", "a_key_of_tomorrow", 3),
     ],
 )
 def test_what_the_networks_of_xl_do_not_implement_is_refused_by_name(
@@ -694,3 +693,51 @@ def test_names_that_apps_build_of_a_components_source() -> None:
         assert find("sdxl", name).bundle(model) == bundle
     every = [component for architecture in architectures.ARCHITECTURES for component in architecture.all_components]
     assert {component.name for component in every if component.is_controlnet} == {"controlnet"}
+
+
+@pytest.mark.parametrize(
+    ("family", "component", "model"),
+    [
+        ("sd1", "unet", "UNet2DConditionModel"),
+        ("sd1", "vae_decoder", "AutoencoderKL"),
+        ("sdxl", "vae_encoder", "AutoencoderKL"),
+        ("controlnet", "controlnet", "ControlNetModel"),
+    ],
+)
+def test_we_know_the_keys_that_diffusers_knows(family: str, component: str, model: str) -> None:
+    """So a key that we pass over is one that diffusers passes over, too."""
+    diffusers = pytest.importorskip("diffusers")
+    known = set(inspect.signature(getattr(diffusers, model).__init__).parameters) - {"self"}
+    assert find(family, component).keys == known
+
+
+def test_keys_that_diffusers_does_not_know_are_listed() -> None:
+    config = SD1_CONFIGS["unet"] | {"_note": "x", "decay": 0.9999, "use_ema": True, "a_key_of_tomorrow": 3}
+    component = find("sd1", "unet")
+    assert component.unread(config) == ["a_key_of_tomorrow", "decay", "use_ema"]
+    assert component.config({**SD1_CONFIGS, "unet": config}) == component.config(SD1_CONFIGS)
+    assert find("sd1", "text_encoder").unread({"anything": 1}) == [], "transformers writes dozens"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "same"),
+    [
+        ("attention_head_dim", [8, 8, 8, 8], 8),
+        ("attention_head_dim", 8.0, 8),
+        ("layers_per_block", [2, 2, 2, 2], 2),
+        ("cross_attention_dim", [768, 768, 768, 768], 768),
+        ("block_out_channels", [320.0, 640.0, 1280.0, 1280.0], [320, 640, 1280, 1280]),
+        ("only_cross_attention", [False, False, False, False], False),
+        ("mid_block_scale_factor", 1.0, 1),
+        ("flip_sin_to_cos", 1, True),
+        ("time_embedding_dim", 1280, None),
+        ("sample_size", [64, 64], 64),
+    ],
+)
+def test_other_spellings_of_a_value_are_the_same_network(key: str, value: Any, same: Any) -> None:
+    base = SD1_CONFIGS["unet"] | {"block_out_channels": [320, 640, 1280, 1280]}
+    one, other = ({**SD1_CONFIGS, "unet": base | {key: each}} for each in (value, same))
+    assert detect(INDEX, one).name == "sd1"
+    unet = find("sd1", "unet")
+    assert unet.config(one) == unet.config(other)
+    assert published_size(detect(INDEX, one), one, None, 2) == published_size(detect(INDEX, other), other, None, 2)

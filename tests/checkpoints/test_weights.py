@@ -41,71 +41,6 @@ def _rewrite(path: Path, header: Any, data: bytes = b"") -> Path:
     return path
 
 
-# -- choose ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("files", "chosen"),
-    [
-        (["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"], [1]),
-        (["diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors"], [1]),
-        (["diffusion_pytorch_model.fp16.bin", "diffusion_pytorch_model.bin"], [0]),
-        (["diffusion_pytorch_model.fp16.bin", "diffusion_pytorch_model.safetensors"], [1]),
-        (["pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "model.onnx", "openvino_model.bin"], [0]),
-        (["diffusion_pytorch_model.non_ema.safetensors", "diffusion_pytorch_model.bin"], [1]),
-        (
-            [
-                "diffusion_pytorch_model-00002-of-00002.safetensors",
-                "diffusion_pytorch_model-00001-of-00002.safetensors",
-                "diffusion_pytorch_model.safetensors.index.json",
-            ],
-            [1, 0],
-        ),
-        (
-            [
-                "model-00001-of-00001.safetensors",
-                "model.fp16-00001-of-00002.safetensors",
-                "model.fp16-00002-of-00002.safetensors",
-            ],
-            [1, 2],
-        ),
-        (["model-00001-of-00002.fp16.safetensors", "model-00002-of-00002.fp16.safetensors"], [0, 1]),
-        (
-            ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"],
-            [0, 1],
-        ),
-    ],
-)
-def test_the_best_files_are_chosen(files: list[str], chosen: list[int]) -> None:
-    listed = [f"unet/{name}" for name in files]
-    others = ["vae/diffusion_pytorch_model.fp16.safetensors", "model.fp16.safetensors", "unet/config.json"]
-    assert choose(listed + others, folder="unet") == tuple(listed[number] for number in chosen)
-
-
-@pytest.mark.parametrize(
-    ("files", "sentence"),
-    [
-        (["diffusion_pytorch_model.non_ema.bin", "config.json"], "holds no weights"),
-        (["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"], r"\[2\] of 3 are missing"),
-        (["model-00001-of-00001.safetensors", "model-00001-of-00002.safetensors"], "several sets"),
-    ],
-)
-def test_an_incomplete_folder_is_refused_by_name(files: list[str], sentence: str) -> None:
-    with pytest.raises(BadWeights, match=sentence) as refused:
-        choose([f"text_encoder/{name}" for name in files], folder="text_encoder")
-    assert "text_encoder" in refused.value.message
-    assert refused.value.hint
-
-
-def test_what_make_source_writes_is_chosen(tmp_path: Path) -> None:
-    for number, layout in enumerate([Layout(), Layout(variant=True, shards=3), Layout(dtype="F32", shards=2)]):
-        folder = make_source(tmp_path / str(number), "sd15", layout=layout)
-        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
-        assert len(choose(files, folder="unet")) == layout.shards
-        for part in components("sd15", tiny=True):
-            assert choose(files, folder=part.folder)
-
-
 # -- values ----------------------------------------------------------------------------------------------------
 
 
@@ -301,9 +236,9 @@ def test_other_lies_of_a_header_are_refused(tmp_path: Path) -> None:
     two = _rewrite(tmp_path / "f.safetensors", {"x": a}, bytes(4))
     with pytest.raises(BadWeights, match="in two of the weight files"):
         open_weights([one, two])
-    (tmp_path / "g.ckpt").write_bytes(b"x")
+    (tmp_path / "g.gguf").write_bytes(b"x")
     with pytest.raises(BadWeights, match="no kind of weight file"):
-        open_weights([tmp_path / "g.ckpt"])
+        open_weights([tmp_path / "g.gguf"])
 
 
 @given(st.integers(0, 60), st.integers(0, 255))

@@ -52,8 +52,8 @@ def _weights(source: Path, folder: str = "unet") -> Path:
 
 
 def test_not_a_diffusers_repo(tmp_path: Path) -> None:
-    (tmp_path / "model.ckpt").write_bytes(b"x")
-    _refused("plan", str(tmp_path), status=3, says="no model_index.json", hint="Single-file")
+    (tmp_path / "notes.txt").write_bytes(b"x")
+    _refused("plan", str(tmp_path), status=3, says="no model_index.json", hint="one weight file")
 
 
 def test_a_family_that_is_not_supported_yet(source: Path) -> None:

@@ -56,7 +56,7 @@ def program(
 def test_predict_and_features(tmp_path: Path) -> None:
     package = mil.weighted_package(tmp_path / "m.mlpackage")
     with load(package) as model:
-        (given,), (made,) = model.inputs, model.outputs
+        (given,), (made,) = model.inputs.values(), model.outputs.values()
         assert (given.name, given.shape, given.dtype) == ("x", (8,), np.float16)
         assert (made.name, made.shape, made.dtype) == ("y", (8,), np.float16)
         y = model.predict({"x": np.ones(8)})["y"]
@@ -227,7 +227,7 @@ def test_while_loop_and_cond(tmp_path: Path) -> None:
     ]
     package = program(tmp_path, operations, inputs={"x": ()}, output=("y", (1,)))
     loaded = load(package)
-    assert loaded.inputs[0].shape == ()
+    assert next(iter(loaded.inputs.values())).shape == ()
     assert loaded.predict({"x": np.float32(1)})["y"].tolist() == [243 - 1000]
     assert loaded.predict({"x": np.float32(50)})["y"].tolist() == [150]
 
@@ -352,7 +352,7 @@ def test_tiled_attention_equals_untiled_attention(
     product = "einsum" if form == "split_einsum" else "matmul"
     assert f"{product}+mul+add+softmax+{product}" in kinds
     generator = np.random.default_rng(0)
-    x = {item.name: generator.standard_normal(item.shape).astype(np.float16) for item in whole.inputs}
+    x = {name: generator.standard_normal(item.shape).astype(np.float16) for name, item in whole.inputs.items()}
     expected = whole.predict(x)["y"]
     np.testing.assert_allclose(tiled.predict(x)["y"], expected, rtol=2e-3, atol=1e-3 if precision == "fp16" else 1e-6)
     seen: list[str] = []

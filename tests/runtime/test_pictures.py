@@ -42,18 +42,18 @@ class Network:
 
     shapes: Shapes  # of the inputs
     function: Callable[[Arrays], dict[str, Any]]
-    out: tuple[int, ...] = ()  # shape of the first output
+    out: tuple[int, ...] = ()  # shape of the picture
     dtype: type[np.floating[Any]] = np.float32
     calls: list[Arrays] = field(default_factory=list)
     closed: bool = False
 
     @property
-    def inputs(self) -> tuple[Any, ...]:
-        return tuple(SimpleNamespace(name=name, shape=shape, dtype=self.dtype) for name, shape in self.shapes.items())
+    def inputs(self) -> dict[str, Any]:
+        return {name: SimpleNamespace(name=name, shape=shape, dtype=self.dtype) for name, shape in self.shapes.items()}
 
     @property
-    def outputs(self) -> tuple[Any, ...]:
-        return (SimpleNamespace(shape=self.out),)
+    def outputs(self) -> dict[str, Any]:
+        return {"image": SimpleNamespace(shape=self.out)}
 
     def predict(self, inputs: Arrays) -> dict[str, Any]:
         assert {name: array.shape for name, array in inputs.items()} == self.shapes

@@ -101,7 +101,7 @@ def gate(
 ) -> dict[str, Any]:
     """The gate, where the fp32 run of the full packages (plus `shift`) stands for the source's own modules."""
     with load(next(iter(full.values())), precision="fp32") as model:
-        arrays = realistic(model.inputs, params={})
+        arrays = realistic(model.inputs.values(), params={})
     expected = answers(list(full.values()), arrays, ["noise_pred"], precision="fp32")["noise_pred"] + shift
     step = Measure(
         family="sd1",
@@ -196,7 +196,7 @@ def test_infinity_in_a_chunk_is_named(tmp_path: Path) -> None:
 def test_an_answer_that_no_package_gives_is_named(tmp_path: Path) -> None:
     first, second = chunks(tmp_path).values()
     with load(first) as model:
-        arrays = realistic(model.inputs, params={})
+        arrays = realistic(model.inputs.values(), params={})
     assert answers([first, second], arrays, ["noise_pred"], precision="fp16").keys() == {"noise_pred"}
     with pytest.raises(BadPackage, match=f"{first.name} has no output noise_pred"):
         answers([first], arrays, ["noise_pred"], precision="fp16")

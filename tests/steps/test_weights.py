@@ -43,7 +43,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
 
 
 def _source(bench: Bench) -> dict[str, Float16s]:
-    with open_checkpoint(bench.checkpoint, bench.source) as checkpoint:
+    with open_checkpoint(bench.checkpoint, {"source": bench.source}) as checkpoint:
         return {name: checkpoint.float16(name).copy() for name in checkpoint.tensors()}
 
 

@@ -104,7 +104,7 @@ class Bench:
         from hubpub.runtime.references import answers
 
         config = self.component.read_config(self.config)
-        with open_checkpoint(self.checkpoint, self.source) as checkpoint:
+        with open_checkpoint(self.checkpoint, {"source": self.source}) as checkpoint:
             return answers(
                 self.component.reference, self.configs[self.component.origin.folder], config, checkpoint, arrays
             )

@@ -14,7 +14,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,20 @@ def make_source(
     layout: Layout | None = None,
     seed: int = 0,
     only: Sequence[str] = (),
+    vocabulary: int | None = None,
 ) -> Path:
     """Write a whole source of FAMILIES[family] into `folder` (made if needed); returns `folder`.
 
-    `only` restricts the component folders that get weights (benchmarks need just one).
+    `only` restricts the component folders that get weights (benchmarks need just one);
+    `vocabulary` is the number of tokens, where the family's toy one is too small.
     """
     layout = layout or Layout()
     parts = components(family, tiny=tiny)
+    if vocabulary is not None:
+        parts = tuple(
+            replace(part, config={**part.config, "vocab_size": vocabulary}) if "vocab_size" in part.config else part
+            for part in parts
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         home = folder / part.folder
