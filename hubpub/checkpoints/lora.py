@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ from hubpub.checkpoints.weights import Weights, rounded
 from hubpub.errors import BadWeights
 
 _ROWS = 1 << 20  # elements of a product that are computed at once
+_KEPT = 4  # merged tensors in memory
 _HINT = "Use a LoRA in the form of diffusers, PEFT, kohya or LoCon, trained for this model's family."
 
 # The module's name is what stands before; the rest says which of its tensors it is.
@@ -151,6 +153,8 @@ class Merged:
         self._base = base
         self._loras = tuple(loras)
         self._changed = {name for _, deltas, _ in loras for name in deltas}
+        self._kept: dict[str, npt.NDArray[np.float16]] = {}  # a palette reads its tensor twice
+        self._lock = Lock()
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Name → shape and dtype: the base's."""
@@ -160,25 +164,21 @@ class Merged:
         """The whole tensor, merged."""
         if name not in self._changed:
             return self._base.float16(name)
-        pieces = list(self._pieces(name))
-        return np.concatenate(pieces).reshape(self._base.shape(name))
+        return self._whole(name).reshape(self._base.shape(name))
 
     def pieces(self, name: str, size: int) -> Iterator[npt.NDArray[np.float16]]:
         """The elements of float16(name), `size` at a time."""
         if name not in self._changed:
             yield from self._base.pieces(name, size)
             return
-        rest = np.empty(0, np.float16)
-        for piece in self._pieces(name):
-            rest = np.concatenate([rest, piece]) if rest.size else piece
-            while rest.size >= size:
-                yield rest[:size]
-                rest = rest[size:]
-        if rest.size:
-            yield rest
+        values = self._whole(name)
+        for start in range(0, values.size, size):
+            yield values[start : start + size]
 
     def release(self, name: str) -> None:
         """Give the memory of a tensor back to the system."""
+        with self._lock:
+            self._kept.pop(name, None)
         self._base.release(name)
 
     def close(self) -> None:
@@ -195,19 +195,35 @@ class Merged:
     ) -> None:
         self.close()
 
-    def _pieces(self, name: str) -> Iterator[npt.NDArray[np.float16]]:
-        """The merged elements, some rows at a time; the rows are the same however they are read, so the bits are."""
+    def _whole(self, name: str) -> npt.NDArray[np.float16]:
+        """All merged elements; the last few tensors are kept until they are released."""
+        with self._lock:
+            kept = self._kept.get(name)
+        if kept is None:
+            kept = self._merge(name)
+            with self._lock:
+                self._kept[name] = kept
+                while len(self._kept) > _KEPT:
+                    del self._kept[next(iter(self._kept))]
+        return kept
+
+    def _merge(self, name: str) -> npt.NDArray[np.float16]:
+        """Some rows at a time, so that only they exist in fp32."""
         array = self._base[name]
         rows = array.reshape(array.shape[0], -1)
         factors = [
             _factors(file, deltas[name], scale, rows.shape) for file, deltas, scale in self._loras if name in deltas
         ]
         step = max(1, _ROWS // max(1, rows.shape[1]))
+        whole = np.empty(rows.size, np.float16)
         for start in range(0, rows.shape[0], step):
             merged = rows[start : start + step].astype(np.float32)
             for up, down in factors:
                 merged += up[start : start + step] @ down
-            yield rounded(merged.reshape(-1), name)
+            place = start * rows.shape[1]
+            whole[place : place + merged.size] = rounded(merged.reshape(-1), name)
+        self._base.release(name)
+        return whole
 
 
 def _factors(

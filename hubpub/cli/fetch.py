@@ -30,7 +30,9 @@ ComparedSource = Annotated[
 
 
 _SIGNED = options.of(Fetching, only=("verify_signature", "identity", "issuer"))
-_CHECKED = {**_SIGNED, **options.of(Making, only=("floor", "refiner", "controlnet"))}
+# What a release may be made from, beside the source.
+_FROM = ("refiner", "controlnet", "vae", "lora", "weights_variant", "prediction_type")
+_CHECKED = {**_SIGNED, **options.of(Making, only=("floor", *_FROM))}
 
 
 def register(app: typer.Typer) -> None:

@@ -129,7 +129,11 @@ def _ready(waiting: Sequence[Step], run: _Run, *, jobs: int, memory: int) -> Ite
 def _start(run: _Run, step: Step, selector: selectors.BaseSelector) -> None:
     worker = next((worker for worker in run.workers if worker.step is None and worker.heavy is step.heavy), None)
     if worker is None:
-        worker = _Worker(process=start_module("hubpub.engine.worker", str(run.store.root)), heavy=step.heavy)
+        # A light step has threads of its own for what takes long; its matrix products beside them would wait for each
+        # other's threads on the same cores (adding a LoRA takes half as long so).
+        environment = {} if step.heavy else {"OPENBLAS_NUM_THREADS": "1"}
+        process = start_module("hubpub.engine.worker", str(run.store.root), environment=environment)
+        worker = _Worker(process=process, heavy=step.heavy)
         run.workers.append(worker)
         assert worker.process.stdout is not None
         os.set_blocking(worker.process.stdout.fileno(), False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +17,8 @@ _PORTABLE: Final = "Leave out `--compiler apple`: the portable compiler needs no
 Process = subprocess.Popen[bytes]
 
 
-def start_module(module: str, *arguments: str) -> Process:
-    """Start `python -m module` with this interpreter, with pipes for stdin and stdout.
+def start_module(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Process:
+    """Start `python -m module` with this interpreter, with pipes for stdin and stdout, and more environment.
 
     The process gets its own session, so that Ctrl-C in the terminal reaches only hubpub, which
     stops its workers.
@@ -26,6 +28,7 @@ def start_module(module: str, *arguments: str) -> Process:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
+        env={**os.environ, **(environment or {})},
     )
 
 

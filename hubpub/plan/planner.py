@@ -420,7 +420,7 @@ class _PlanBuilder:
         source, facts = self.sources[component.origin.source].source, self.parts.facts[component.origin.source]
         where = f"huggingface.co/{source.location}" if source.kind == "hub" else source.name
         return {
-            "author": facts.header.get("modelspec.author") or f"Please refer to the Model Card available at {where}",
+            "author": facts.author or f"Please refer to the Model Card available at {where}",
             "license": licence_text(facts.card, asked=self.config.license),
             "version": source.name,
         }

@@ -160,11 +160,11 @@ def _swift(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
 def _pipeline(manifest: Mapping[str, Any]) -> dict[str, str] | None:
     """The values for `pipeline.j2`; Apple's pipeline reads the scheduler from the source's Hub repo."""
     packages = next((name for name in manifest["variants"] if name.endswith("/packages")), None)
-    if packages is None or manifest["source"]["kind"] != "hub":
+    if packages is None or manifest["source"]["kind"] != "hub" or manifest["source"].get("file"):
         return None
     return {
         "folder": f"models/{fetch_folder(manifest['repo_id'], packages)}",
-        "source": manifest["source"]["name"],
+        "source": manifest["source"].get("location") or manifest["source"]["name"],
         "compute_unit": ATTENTION_USE[packages.partition("/")[0]][3],
     }
 

@@ -61,7 +61,7 @@ def manifest(outcome: Outcome) -> dict[str, Any]:
         "repo_id": plan.destination,
         "architecture": plan.architecture.name,
         "title": plan.architecture.title,
-        "source": _source(outcome.plan.snapshot),
+        "source": {**_source(outcome.plan.snapshot), "title": facts.title, "author": facts.author},
         "other_sources": {
             name: {
                 "what": _WHAT[name.partition("/")[0]],

@@ -22,6 +22,7 @@ _MAX_CARD = 1 << 20
 _STEPS = re.compile(r"num_inference_steps\s*=\s*(\d{1,4})\b")
 _GUIDANCE = re.compile(r"guidance_scale\s*=\s*(\d{1,3}(?:\.\d{1,4})?)\b")
 _MOST_STEPS, _MOST_GUIDANCE = 200, 50.0
+_MAX_NAME = 100  # letters of a title or an author
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,16 @@ class Facts:
     folders: Mapping[str, str] = field(default_factory=dict)  # component folder → where it is, if not there
     steps: int | None = None  # that the card's example draws with
     guidance: float | None = None  # of the same; 0 and 1 mean none
+
+    @property
+    def title(self) -> str | None:
+        """What the header of a single file calls the model (ModelSpec)."""
+        return _plain(self.header.get("modelspec.title"))
+
+    @property
+    def author(self) -> str | None:
+        """Whom the header of a single file names as its author (ModelSpec)."""
+        return _plain(self.header.get("modelspec.author"))
 
     @property
     def prediction_type(self) -> str:
@@ -111,6 +122,12 @@ def _drawn_with(text: str) -> dict[str, Any]:
     if (guidance := _GUIDANCE.search(text)) and float(guidance[1]) <= _MOST_GUIDANCE:
         named["guidance"] = float(guidance[1])
     return named
+
+
+def _plain(text: str | None) -> str | None:
+    """A name of others without what Markdown, HTML or a terminal would read as more than text."""
+    kept = "".join(letter for letter in text or "" if letter.isalnum() or letter in " .,-'()&+:")
+    return " ".join(kept.split())[:_MAX_NAME] or None
 
 
 def _pads(read: Callable[[str], bytes | None]) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,7 @@ class Opened(Protocol):
     def pin(self, paths: Iterable[str]) -> Snapshot:
         """The snapshot of the named files, with size and digest of each."""
 
-    def header(self, path: str) -> Header:
+    def header(self, path: str, progress: Progress | None = None) -> Header:
         """What a weight file says before its data. Raises BadWeights and UnsafeWeights.
 
         Of a `.safetensors` file on the Hub only the header comes over the network; any other is downloaded.
@@ -106,7 +106,7 @@ class FolderSource:
             source=self.source, commit=self.commit, files=tuple(files), dirty=self._dirty, remote=self._remote
         )
 
-    def header(self, path: str) -> Header:
+    def header(self, path: str, progress: Progress | None = None) -> Header:
         """What a weight file says before its data."""
         return read_header(self._place(path))
 
@@ -154,11 +154,11 @@ class HubSource:
         files = tuple(file for file in self._snapshot.files if file.path in names)
         return Snapshot(source=self.source, commit=self.commit, files=files)
 
-    def header(self, path: str) -> Header:
+    def header(self, path: str, progress: Progress | None = None) -> Header:
         """What a weight file says before its data, in two small requests where it is a safetensors file."""
         listed = self._snapshot.file(path)
         if listed is None or not path.endswith(".safetensors"):
-            return read_header(self.folder([path], None) / path)
+            return read_header(self.folder([path], progress) / path)
         start = self._hub.peek(self.source.location, self.commit, path, length=_BEGINNING, side="source")
         end = header_end(start, Path(path))
         if end > len(start):

@@ -16,7 +16,7 @@ from hubpub.plan.config import Config
 from hubpub.plan.parts import split_scale
 from hubpub.sources import source as sources
 from hubpub.sources.metadata import CONFIG, MODEL_INDEX, Facts, card_facts, read_facts, read_object
-from hubpub.sources.resolve import Opened, open_source
+from hubpub.sources.resolve import Opened, Progress, open_source
 from hubpub.sources.source import WEIGHT_FILES, Source
 from hubpub.verbs.session import Session
 
@@ -48,22 +48,22 @@ def look(config: Config, session: Session) -> dict[str, Opened]:
     }
 
 
-def read_sources(config: Config, opened: Mapping[str, Opened]) -> dict[str, Facts]:
+def read_sources(config: Config, opened: Mapping[str, Opened], progress: Progress | None = None) -> dict[str, Facts]:
     """What each source says of itself. The model's VAE is the one of `--vae`, where that is given.
 
     Raises UnknownArchitecture, SourceNotFound, BadWeights; reads small files and headers only.
     """
-    facts = {MODEL: facts_of(opened[MODEL], prediction_type=config.prediction_type)}
+    facts = {MODEL: facts_of(opened[MODEL], prediction_type=config.prediction_type, progress=progress)}
     for name, one in opened.items():
         match name.partition("/")[0]:
             case "model":
                 pass
             case "vae":
-                facts[name] = _vae(one, xl="text_encoder_2" in facts[MODEL].configs)
+                facts[name] = _vae(one, xl="text_encoder_2" in facts[MODEL].configs, progress=progress)
             case "lora":
-                facts[name] = _lora(one)
+                facts[name] = _lora(one, progress)
             case _:
-                facts[name] = facts_of(one)
+                facts[name] = facts_of(one, progress=progress)
     for name in facts:
         if name.partition("/")[0] == LORA:
             driven = few_steps(f"{opened[name].source.name}/{facts[name].weights}")
@@ -76,7 +76,7 @@ def read_sources(config: Config, opened: Mapping[str, Opened]) -> dict[str, Fact
     return facts
 
 
-def facts_of(opened: Opened, *, prediction_type: str | None = None) -> Facts:
+def facts_of(opened: Opened, *, prediction_type: str | None = None, progress: Progress | None = None) -> Facts:
     """What a model says of itself: a diffusers folder, or one file that holds all of it."""
     file = opened.source.file or _only_file(opened)
     if not file:
@@ -84,7 +84,7 @@ def facts_of(opened: Opened, *, prediction_type: str | None = None) -> Facts:
         if prediction_type is not None:
             facts = replace(facts, scheduler={**facts.scheduler, "prediction_type": prediction_type})
         return facts
-    header = opened.header(file)
+    header = opened.header(file, progress)
     described = single_file.describe(header.tensors, header.metadata, name=file, prediction_type=prediction_type)
     return Facts(
         model_index=described.model_index,
@@ -103,7 +103,7 @@ def title(opened: Opened) -> str:
     return f"{source.file} of {source.location}" if source.file else where
 
 
-def _vae(opened: Opened, *, xl: bool) -> Facts:
+def _vae(opened: Opened, *, xl: bool, progress: Progress | None) -> Facts:
     """A VAE: a repo of its own, the one of a whole model, or a single file."""
     if not opened.source.file:
         for folder in ("", "vae"):
@@ -124,12 +124,12 @@ def _vae(opened: Opened, *, xl: bool) -> Facts:
             f"{title(opened)} holds no VAE: no config.json, no vae/config.json and no single weight file.",
             hint="--vae takes a folder, a repo or a weight file.",
         )
-    header = opened.header(file)
+    header = opened.header(file, progress)
     config, prefix = single_file.describe_vae(header.tensors, name=file, xl=xl)
     return Facts(model_index={}, configs={"vae": config}, prefixes={"vae": prefix}, **_of_file(opened, file, header))
 
 
-def _lora(opened: Opened) -> Facts:
+def _lora(opened: Opened, progress: Progress | None) -> Facts:
     """A LoRA: one file, named or alone in its folder or repo, or the one that diffusers' loader takes."""
     paths = set(opened.paths())
     file = opened.source.file or next((name for name in _LORA_FILES if name in paths), "") or _only_file(opened)
@@ -138,7 +138,7 @@ def _lora(opened: Opened) -> Facts:
             f"{title(opened)} holds no LoRA: no weight file in its top folder.",
             hint="--lora takes a file, or a folder or repo that holds one.",
         )
-    return Facts(model_index={}, configs={}, **_of_file(opened, file, opened.header(file)))
+    return Facts(model_index={}, configs={}, **_of_file(opened, file, opened.header(file, progress)))
 
 
 def _of_file(opened: Opened, file: str, header: Header) -> dict[str, Any]:

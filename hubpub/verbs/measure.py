@@ -103,17 +103,19 @@ def check_and_measure(
     identity: str | None = None,
     issuer: str | None = None,
     floor: Mapping[str, float] | None = None,
-    refiner: str | None = None,
-    controlnet: Sequence[str] = (),
+    **more: Any,
 ) -> Compared:
-    """Check a release; where nothing is wrong and `source` is named, compare its packages with that source."""
+    """Check a release; where nothing is wrong and `source` is named, compare its packages with that source.
+
+    `more` are settings that say what the release was made from: refiner, controlnet, vae, lora, weights_variant,
+    prediction_type.
+    """
     signed_by = demanded(verify_signature, identity, issuer)
     verified = check(target, session=session, revision=revision, signed_by=signed_by)
     if source is None:
         return Compared(verified=verified, measured=None)
     if verified.findings:
         return Compared(verified=verified, measured=())
-    more = {"refiner": refiner, "controlnet": list(controlnet)}
     measured = measure(target, source, session=session, revision=revision, floors=floor or {}, more=more)
     return Compared(verified=verified, measured=measured)
 
@@ -130,7 +132,7 @@ def measure(
     """Compare every package of a folder (or of a repo, which is fetched) with the source it was made from.
 
     `floors` (component → dB) come before the usual ones by bits; `more` are settings that name further
-    sources (refiner, controlnet). Raises ConfigError where
+    sources (refiner, controlnet, vae, lora …). Raises ConfigError where
     there is no package of Stable Diffusion, ToolMissing without torch.
     """
     _check_tools()

@@ -70,7 +70,7 @@ class Prepared:
 def prepare(config: Config, session: Session, *, owner: str | None) -> Prepared:
     """Resolve and plan one model; `owner` names the default destination's namespace. Downloads small files only."""
     opened = look(config, session)
-    facts = read_sources(config, opened)
+    facts = read_sources(config, opened, session.report.transfer)
     names = {name: one.source.name for name, one in opened.items()}
     _check_licences(config, facts, names)
     parts = parts_of(config, facts, names)

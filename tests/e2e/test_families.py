@@ -216,6 +216,7 @@ def test_pictures_are_those_of_diffusers(
     pytest.importorskip("diffusers", reason="pictures are compared with diffusers'")
     more = ["--refiner", str(sources / refiner)] if refiner else []
     drawn = ["--prompt", "a cat", "--prompt-steps", "6", "--bits", "16", "--attention", "original"]
+    drawn += ["--latent-height", "16", "--latent-width", "16"]
     out = tmp_path / "out"
     _hubpub(None, "convert", str(sources / family), "-o", str(out), *more, *drawn, "--format", "packages", *WEIGHTS)
     [picture] = json.loads((out / "hubpub.json").read_text())["pictures"]

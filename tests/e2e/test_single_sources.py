@@ -299,3 +299,70 @@ def test_pictures_of_a_single_file_with_a_lora_are_those_of_diffusers(
     )
     [picture] = json.loads((out / "hubpub.json").read_bytes())["pictures"]
     assert picture["psnr"] > 35
+
+
+@pytest.mark.slow
+def test_a_release_with_a_lora_is_measured_against_its_sources(sources: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out = tmp_path / "out"
+    more = ["--lora", f"{sources / 'style.safetensors'}@0.5", "--vae", str(sources / "vae-diffusers.safetensors")]
+    _convert(out, str(sources / "sd15"), *more)
+    packages = out / "original" / "packages"
+    for path in packages.glob("*text_encoder*"):  # it is not changed, and need not be run
+        shutil.rmtree(path)
+    (tmp_path / "only").mkdir()
+    shutil.copytree(packages, tmp_path / "only" / "packages")
+    said = _hubpub(None, "verify", str(tmp_path / "only"), "--source", str(sources / "sd15"), *more, "--json")
+    numbers = {
+        one["component"]: one["psnr"] for one in json.JSONDecoder().raw_decode(said[said.index("{") :])[0]["measured"]
+    }
+    assert numbers["unet"] > 25
+    assert numbers["vae_decoder"] > 35
+    said = _hubpub(None, "verify", str(tmp_path / "only"), "--source", str(sources / "sd15"), "--json", status=5)
+    assert "vae" in said or "unet" in said
+
+
+def test_a_lora_brings_its_scheduler_and_licence(sources: Path, tmp_path: Path) -> None:
+    repo = tmp_path / "lcm-lora-sdv1-5"
+    repo.mkdir()
+    shutil.copy(sources / "style.safetensors", repo / "pytorch_lora_weights.safetensors")
+    (repo / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    out = tmp_path / "out"
+    _convert(out, str(sources / "sd15"), "--lora", str(repo))
+    manifest = json.loads((out / "hubpub.json").read_bytes())
+    assert manifest["scheduler"] == "LCM"
+    assert manifest["scheduler_config"]["beta_schedule"] == "scaled_linear", "the rest is the model's"
+    assert manifest["drawing"] == {"steps": 4, "guidance": 1.0}
+    assert manifest["card"]["license"] == "cc-by-nc-4.0", "the strictest"
+    (repo / "README.md").write_text("---\nlicense: cc-by-nc-nd-4.0\n---\n")
+    said = _hubpub(
+        None, "convert", str(sources / "sd15"), "--lora", str(repo), "-o", str(tmp_path / "no"), *FAST, status=3
+    )
+    assert "does not allow to publish changed forms" in " ".join(said.split())
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_text_of_a_licence_travels(sources: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sources / "sd15", source)
+    (source / "README.md").write_text("---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE.md\n---\n")
+    (source / "LICENSE.md").write_text("You may.")
+    out = tmp_path / "out"
+    _, manifest = _convert(out, str(source))
+    assert (out / "LICENSE.md").read_text() == "You may."
+    assert manifest["card"]["license_name"] == "mine"
+    assert manifest["card"]["license_link"] == "LICENSE.md"
+    assert "LICENSE.md" in {file["path"] for file in manifest["files"]}
+
+
+def test_a_plan_says_what_is_passed_over(sources: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sources / "sd15", source)
+    weights = source / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    config = json.loads((source / "unet" / "config.json").read_bytes())
+    (source / "unet" / "config.json").write_text(json.dumps({**config, "decay": 0.9999, "use_ema": True}))
+    said = _hubpub(None, "plan", str(source), *FAST, "--json")
+    [plan], _ = json.JSONDecoder().raw_decode(said[said.index("[\n") :])
+    assert any("diffusion_pytorch_model.fp16.safetensors" in notice for notice in plan["notices"])
+    assert any("decay, use_ema" in notice for notice in plan["notices"])

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hubpub.architectures import components_of, detect, published_size
-from hubpub.checkpoints.weights import open_weights
+from hubpub.architectures import components_of, detect, published_size, single_file
+from hubpub.checkpoints import TensorInfo
+from hubpub.checkpoints import tokenizer as tokenizers
+from hubpub.checkpoints.lora import assign, read_lora
+from hubpub.checkpoints.tensors import Tensor
+from hubpub.checkpoints.weights import open_weights, read_header
 from hubpub.coreml import schema_pb2, weight_file
 from hubpub.coreml.bundle import SMALL_FILES, read_bundle_files
 from hubpub.coreml.compiler import compile_bundle
@@ -39,7 +45,8 @@ from hubpub.release.release import RemoteState, merge, parse_manifest
 from hubpub.remote import folder_check, offers
 from hubpub.sources import metadata
 from tests.support import manifests, mil_models
-from tests.support.sources import make_source
+from tests.support.single_files import single_arrays
+from tests.support.sources import make_source, write_tokenizer
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="hubpub-fuzz-")
 HERE = Path(_FOLDER.name)
@@ -142,6 +149,37 @@ def archive(data: bytes) -> None:
 def safetensors(data: bytes) -> None:
     """A safetensors file."""
     _weights(_file("model.safetensors", data))
+
+
+def single(data: bytes) -> None:
+    """Names and shapes of a single file, as a JSON object: its family, and every network's config."""
+    try:
+        shapes = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    tensors = {
+        str(name): Tensor(file=0, dtype="F16", shape=tuple(shape), start=0, strides=None)
+        for name, shape in (shapes.items() if isinstance(shapes, dict) else ())
+        if isinstance(shape, list) and all(type(side) is int and 0 <= side < 1 << 48 for side in shape)
+    }
+    described = single_file.describe(tensors, {}, name="single.safetensors")
+    architecture = detect(described.model_index, described.configs)
+    for component in components_of(architecture, described.model_index, switches={}, sources=("model",)):
+        component.meaning(component.read(described.configs, {}))
+
+
+def lora(data: bytes) -> None:
+    """The names and shapes of a LoRA, and where they belong in a small UNet."""
+    header = read_header(_file("lora.safetensors", data))
+    infos = {name: TensorInfo(shape=one.shape, dtype=one.dtype) for name, one in header.tensors.items()}
+    for folder, deltas in read_lora(infos, name="lora.safetensors", metadata=header.metadata).items():
+        assign(deltas, {_TARGET: (8, 8)}, component=folder, name="lora.safetensors", infos=infos)
+
+
+def tokenizer(data: bytes) -> None:
+    """The files of a tokenizer, one after the other."""
+    files = dict(zip(tokenizers.FILES, data.split(_MARK), strict=False))
+    tokenizers.read_tokenizer({name: text for name, text in files.items() if text}, rows=1024, folder="tokenizer")
 
 
 def pickled(data: bytes) -> None:
@@ -247,6 +285,49 @@ def _safetensors() -> list[bytes]:
     return [len(text).to_bytes(8, "little") + text + bytes(24)]
 
 
+_TARGET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+
+
+def _header(shapes: Mapping[str, Sequence[int]], **said: str) -> bytes:
+    """A safetensors file of zeros with tensors of these shapes."""
+    header: dict[str, Any] = {"__metadata__": said}
+    end = 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(end)
+
+
+@cache
+def _single() -> tuple[bytes, ...]:
+    made = []
+    for family in ("sd15", "sdxl"):
+        folder = make_source(HERE / f"single-{family}", family, tiny=True)
+        shapes = {name: list(array.shape) for name, array in single_arrays(folder).items()}
+        made.append(json.dumps(shapes).encode())
+    return tuple(made)
+
+
+def _loras() -> list[bytes]:
+    module = _TARGET.removesuffix(".weight")
+    flat = f"lora_unet_{module.replace('.', '_')}"
+    kohya = {f"{flat}.lora_up.weight": (8, 2), f"{flat}.lora_down.weight": (2, 8), f"{flat}.alpha": ()}
+    peft = {f"unet.{module}.lora_B.weight": (8, 2), f"unet.{module}.lora_A.weight": (2, 8)}
+    return [_header(kohya), _header(peft, lora_adapter_metadata='{"unet.lora_alpha": 4, "unet.alpha_pattern": {}}')]
+
+
+@cache
+def _tokenizers() -> tuple[bytes, ...]:
+    folder = HERE / "tokenizer"
+    write_tokenizer(folder, 520)
+    files = {name: (folder / name).read_bytes() if (folder / name).exists() else b"" for name in tokenizers.FILES}
+    vocab, rules = json.loads(files["vocab.json"]), files["merges.txt"].decode().splitlines()[1:]
+    whole = json.dumps({"model": {"vocab": vocab, "merges": rules}, "added_tokens": [{"id": 3, "content": "$"}]})
+    return _MARK.join(files.values()), _MARK.join([b"", b"", whole.encode()])
+
+
 @cache
 def _pickled() -> tuple[bytes, ...]:
     """A state dict as torch writes it, made without torch: protocol 2, two tensors of one storage."""
@@ -321,6 +402,9 @@ TARGETS: dict[str, Target] = {
     "source": Target(run=source, seeds=_source),
     "archive": Target(run=archive, seeds=_zips),
     "safetensors": Target(run=safetensors, seeds=_safetensors),
+    "single": Target(run=single, seeds=_single),
+    "lora": Target(run=lora, seeds=_loras),
+    "tokenizer": Target(run=tokenizer, seeds=_tokenizers),
     "pickled": Target(run=pickled, seeds=_pickled),
     "blobs": Target(run=blobs, seeds=_blobs),
     "model": Target(run=model, seeds=_models),

@@ -60,3 +60,44 @@ def test_a_chosen_name(tmp_path: Path) -> None:
     assert parse(str(tmp_path), name="me/my-model").name == "me/my-model"
     with pytest.raises(ConfigError):
         parse(str(tmp_path), name="my model")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "location", "file", "revision", "name"),
+    [
+        ("hf:org/model/a/b.safetensors", "hub", "org/model", "a/b.safetensors", None, "org/b"),
+        ("hf:org/model/b.ckpt@v1", "hub", "org/model", "b.ckpt", "v1", "org/b"),
+        ("git+https://x.org/y.git#a/b.safetensors", "git", "https://x.org/y.git", "a/b.safetensors", None, "local/b"),
+        ("git+https://x.org/y.git@v1#b.ckpt", "git", "https://x.org/y.git", "b.ckpt", "v1", "local/b"),
+    ],
+)
+def test_a_single_file_in_a_repo(
+    text: str, kind: str, location: str, file: str, revision: str | None, name: str
+) -> None:
+    source = parse(text)
+    assert (source.kind, source.location, source.file) == (kind, location, file)
+    assert (source.revision, source.name) == (revision, name)
+
+
+def test_a_single_file_of_this_disk(tmp_path: Path) -> None:
+    path = tmp_path / "My Model v2.safetensors"
+    path.write_bytes(b"x")
+    source = parse(str(path))
+    assert (source.kind, source.location, source.file) == ("folder", str(tmp_path), path.name)
+    assert source.name == "local/My-Model-v2"
+    with pytest.raises(ConfigError, match="is a file; --revision"):
+        parse(str(path), revision="main")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf:org/model/../x.safetensors",
+        "hf:org/model/a.txt",
+        "git+https://x.org/y.git#../x.ckpt",
+        "hf:org/model//x.ckpt",
+    ],
+)
+def test_what_is_no_weight_file_of_a_repo(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse(text)

@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 
 from hubpub.coreml import schema_pb2 as schema
+from hubpub.coreml.package import read_model
+from hubpub.coreml.structure import differences
 from hubpub.coreml.values import string_value, tensor_type, tensor_value
 from hubpub.errors import BadInput, BadPackage, ParityTooLow
 from tests.support import mil_models as mil
+from tests.support.component_bench import Bench
 
 torch = pytest.importorskip("torch", reason="the gate runs models")
 
+from hubpub.networks import Size  # noqa: E402
 from hubpub.palettize.palette import pack, palettize  # noqa: E402
 from hubpub.runtime import load  # noqa: E402
 from hubpub.runtime.features import Feature  # noqa: E402
@@ -237,3 +241,14 @@ def test_inputs_are_realistic_and_the_same_every_time() -> None:
     assert toy[0, 0] == 48
     with pytest.raises(BadInput, match="not an input of a Stable Diffusion component"):
         realistic([item("audio", 1)], params={})
+
+
+def test_a_unet_without_a_middle_block_is_itself_at_another_size(tmp_path: Path) -> None:
+    """Its way up begins with twice the end of its way down, which is no fault."""
+    bench = Bench(tmp_path, "unet", family="sd15-small")
+    weights = bench.weights(16)
+    large, small = (
+        bench.package(weights, attention="split_einsum_v2", size=Size(height=side, width=side, batch=batch))
+        for side, batch in ((64, 2), (32, 1))
+    )
+    assert differences(read_model(large), read_model(small)) == []
