@@ -21,6 +21,7 @@ from hubpub.errors import BadTokenizer
 # Files of a tokenizer's folder that are read, where they are there.
 FILES: Final = ("vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json", "tokenizer_config.json")
 START, END = "<|startoftext|>", "<|endoftext|>"
+CLIP_TOKENS: Final = 49_408
 _VERSION = "#version: 0.2"
 _MAX_BYTES = 16 << 20
 _AGAIN = "Fetch the source again, or save its tokenizer again with transformers."
@@ -63,6 +64,7 @@ def read_tokenizer(files: Mapping[str, bytes], *, rows: int, folder: str) -> Tok
         )
     _check_vocabulary(vocab, names[0])
     base = dict(vocab)
+    _check_special(base, names[0])
     added = _added(objects, folder)
     _carry(vocab, added, folder)
     _check(vocab, rules, rows=rows, names=names)
@@ -202,6 +204,19 @@ def _check_vocabulary(vocab: Mapping[str, Any], path: str) -> None:
         raise BadTokenizer(f"The source's {path} gives one number to several tokens.", hint=_AGAIN)
 
 
+def _check_special(vocab: Mapping[str, int], path: str) -> None:
+    """CLIP's two special tokens are the last of its vocabulary: where a text ends is found by that number."""
+    for token in (START, END):
+        if token not in vocab:
+            raise BadTokenizer(f"The source's {path} lacks {token}: it is no CLIP tokenizer.", hint=_AGAIN)
+    last = CLIP_TOKENS - 1 if len(vocab) >= CLIP_TOKENS else max(vocab.values())
+    for token, number in ((START, last - 1), (END, last)):
+        if vocab[token] != number:
+            raise BadTokenizer(
+                f"The source's {path} gives {token} the number {vocab[token]:,}, and CLIP's is {number:,}.", hint=_AGAIN
+            )
+
+
 def _check(vocab: Mapping[str, int], rules: list[tuple[str, str]], *, rows: int, names: tuple[str, str]) -> None:
     """The vocabulary fits the embedding and has CLIP's special tokens; every rule makes a token of it from two."""
     if (largest := max(vocab.values())) >= rows:
@@ -209,9 +224,6 @@ def _check(vocab: Mapping[str, int], rules: list[tuple[str, str]], *, rows: int,
             f"The source's {names[0]} has a token with the number {largest:,}, and its text encoder {rows:,} rows.",
             hint="The tokenizer and the text encoder are not of the same model.",
         )
-    for token in (START, END):
-        if token not in vocab:
-            raise BadTokenizer(f"The source's {names[0]} lacks {token}: it is no CLIP tokenizer.", hint=_AGAIN)
     if not rules:
         raise BadTokenizer(f"The source's {names[1]} holds no rules.", hint=_AGAIN)
     for first, second in rules:

@@ -188,7 +188,12 @@ def _show_plan(made: Plan, missing: frozenset[str]) -> None:
 
     # without `to`, publish puts the name of the token's account there
     destination = made.destination if made.config.to else f"<you>/{made.destination.rpartition('/')[2]}"
-    typer.echo(f"{made.config.source} → {destination}  ({made.architecture.title}, verify: {made.verify})\n")
+    typer.echo(f"{made.config.source} → {destination}  ({made.architecture.title}, verify: {made.verify})")
+    scales = {adapter.source: f" at scale {adapter.scale:g}" for adapter in made.adapters}
+    for name, snapshot in made.sources.items():
+        if name != "model":
+            typer.echo(f"  {name.partition('/')[0]}: {snapshot.source.name}{scales.get(name, '')}")
+    typer.echo("")
     rows = [
         {
             "step": step.kind(),

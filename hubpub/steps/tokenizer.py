@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from hubpub.checkpoints.tokenizer import clip_tokenizer, read_tokenizer
+from hubpub.checkpoints.tokenizer import CLIP_TOKENS, clip_tokenizer, read_tokenizer
 from hubpub.errors import BadTokenizer
 from hubpub.steps.step import Step
 
@@ -53,6 +53,3 @@ def check_rows(rows: int) -> None:
             f"has {CLIP_TOKENS:,}.",
             hint="Use the model's diffusers folder, which has its own tokenizer.",
         )
-
-
-CLIP_TOKENS: Final = 49_408

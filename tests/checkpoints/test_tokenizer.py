@@ -159,6 +159,7 @@ def _file(name: str, data: bytes) -> Callable[[dict[str, bytes]], dict[str, byte
         (_file("added_tokens.json", b'{"<x>": -3}'), "added_tokens.json names an added token that is none"),
         (_file("added_tokens.json", b'{"<x>": 1024}'), "the number 1,024"),
         (_vocab(lambda vocab: vocab.pop("<|endoftext|>") and None), r"lacks <\|endoftext\|>"),
+        (_vocab(lambda vocab: vocab.update({"<|endoftext|>": 3, "$": ROWS - 1}) and None), "gives .* the number 3"),
         (_vocab(lambda vocab: vocab.update({"!": 1}) and None), "one number to several"),
         (_vocab(lambda vocab: vocab.update({"!": "0"}) and None), "no table of tokens"),
         (_vocab(lambda vocab: {}), "no table of tokens"),
@@ -167,7 +168,7 @@ def _file(name: str, data: bytes) -> Callable[[dict[str, bytes]], dict[str, byte
         (lambda files: {"tokenizer.json": b'{"model": {"type": "WordPiece", "vocab": {}}}'}, "no CLIP tokenizer"),
         (_file("merges.txt", b"x" * ((16 << 20) + 1)), "too many for a tokenizer"),
     ],
-    ids=map(str, range(25)),
+    ids=map(str, range(26)),
 )
 def test_a_damaged_file_is_refused_by_name(spoil: Any, named: str, files: dict[str, bytes]) -> None:
     with pytest.raises(BadTokenizer, match=named) as caught:

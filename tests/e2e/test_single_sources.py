@@ -355,6 +355,13 @@ def test_the_text_of_a_licence_travels(sources: Path, tmp_path: Path) -> None:
     assert "LICENSE.md" in {file["path"] for file in manifest["files"]}
 
 
+def test_a_plan_names_all_sources(sources: Path) -> None:
+    more = ["--lora", f"{sources / 'style.safetensors'}@0.5", "--vae", str(sources / "vae-ldm.safetensors")]
+    said = _hubpub(None, "plan", str(sources / "sd15"), *more, *FAST)
+    assert "  vae: local/vae-ldm\n" in said
+    assert "  lora: local/style at scale 0.5\n" in said
+
+
 def test_a_plan_says_what_is_passed_over(sources: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(sources / "sd15", source)
