@@ -9,27 +9,25 @@ A component's weights are written once per width; every attention is a program o
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hubpub import __version__, architectures
 from hubpub.architectures import Component
-from hubpub.architectures.component import MODEL, REFINER, VAE
-from hubpub.errors import SourceNotFound
+from hubpub.architectures.component import MODEL, REFINER
 from hubpub.networks import Size
 from hubpub.plan.config import Config
-from hubpub.plan.licences import licence_file, licence_place, licence_text
+from hubpub.plan.inputs import Inputs
+from hubpub.plan.licences import licence_file, licence_place
 from hubpub.plan.names import IMAGES
-from hubpub.plan.parts import Parts, WeightFiles, bundles, tokenizer_files
+from hubpub.plan.parts import Parts, bundles, tokenizer_files
 from hubpub.plan.plan import Plan, PlannedComponent, Target
 from hubpub.plan.variant import Variant
 from hubpub.sources.source import Snapshot
 from hubpub.steps import (
     Archive,
     Compile,
-    FromSource,
     FromStep,
     Input,
     Measure,
@@ -46,7 +44,6 @@ from hubpub.steps.package import PACKAGE
 from hubpub.steps.tokenizer import MERGES, VOCABULARY
 
 _MB = 1 << 20
-_UNSAFE = ("safety_checker", "feature_extractor", "requires_safety_checker")  # what pictures are drawn without
 # Lowest PSNR of the 16-bit package, run in fp32, against the source's own modules: constants that a network
 # derives in fp16 cost the safety checker most (80 dB); another softmax axis or q and k exchanged leave less than 30.
 FLOOR_PROGRAM = 60.0
@@ -130,6 +127,7 @@ class _PlanBuilder:
         self.config, self.parts, self.sources = config, parts, sources
         self.size, self.measured_at, self.verify, self.compiler = size, measured_at, verify, compiler
         self.facts = parts.facts[MODEL]
+        self.inputs = Inputs(config, parts, sources)
         self.settings = config.model_dump()
         self.steps: dict[str, Step] = {}
         self.targets: list[Target] = []
@@ -185,14 +183,14 @@ class _PlanBuilder:
         return self.parts.architecture.component(component.weights).of(component.origin.source)
 
     def weights(self, component: Component, bits: int) -> str:
-        checkpoint, inputs = self.checkpoint(component)
+        checkpoint, inputs = self.inputs.checkpoint(component)
         return self.add(
             Weights(
                 **self.identity(self.owner(component)),
                 bits=bits,
                 checkpoint=checkpoint,
                 inputs=inputs,
-                size=self.elements(component) * bits // 8,
+                size=self.inputs.elements(component) * bits // 8,
                 memory=component.memory.weights,
             )
         )
@@ -202,7 +200,7 @@ class _PlanBuilder:
             Package(
                 **self.identity(component),
                 **component.parameters(size=self.size, attention=variant.attention, target=variant.target),
-                metadata=self.metadata(component),
+                metadata=self.inputs.metadata(component),
                 inputs={"weights": FromStep(key=weights)},
                 size=3 * _MB,
                 memory=_MEMORY["package"],
@@ -215,7 +213,7 @@ class _PlanBuilder:
             planned = [one for one in self.planned.values() if one.weights == key]
             first, *others = planned
             owner = self.owner(first.component)
-            checkpoint, inputs = self.checkpoint(owner)
+            checkpoint, inputs = self.inputs.checkpoint(owner)
             weights = self.steps[key]
             assert isinstance(weights, Weights)
             inputs["package"] = FromStep(key=first.package, path=PACKAGE)
@@ -237,10 +235,10 @@ class _PlanBuilder:
 
     def measure(self, component: Component, variant: Variant, bits: int, made: Sequence[tuple[str, str]]) -> str:
         """One measurement of a component; `made` are the weights and the package of each piece."""
-        checkpoint, source = self.checkpoint(component)
+        checkpoint, source = self.inputs.checkpoint(component)
         parameters = component.parameters(size=self.measured_at, attention=variant.attention, target=variant.target)
         size = {name: parameters[name] for name in ("height", "width", "batch")}
-        elements, full = self.elements(component), self.verify == "full"
+        elements, full = self.inputs.elements(component), self.verify == "full"
         expected = self.add(
             Reference(
                 **self.identity(component),
@@ -343,7 +341,7 @@ class _PlanBuilder:
             path = licence_file(self.parts.facts[name].card)
             if path is not None and snapshot.file(path):
                 place = licence_place(path, None if name == MODEL else snapshot.source.name)
-                self.targets.append(Target(path_in_repo=place, content=self.source(path, source=name)))
+                self.targets.append(Target(path_in_repo=place, content=self.inputs.source(path, source=name)))
 
     def sample(self) -> str:
         """Pictures drawn by the first variant's packages and by the source."""
@@ -354,11 +352,11 @@ class _PlanBuilder:
             if one.attention in (None, first)
         }
         sources: dict[str, Input] = {
-            f"source/{name}": self.source(".", sorted({file.path for file in self.sources[name].files}), name)
+            f"source/{name}": self.inputs.source(".", sorted({file.path for file in self.sources[name].files}), name)
             for name in (MODEL, REFINER)
             if name in self.sources and (name != MODEL or not self.parts.composed)
         }
-        described = self.described() if self.parts.composed else None
+        described = self.inputs.described() if self.parts.composed else None
         for name, (_, given) in described[1].items() if described else ():
             sources |= {f"{name}/{key}": one for key, one in given.items()}
         sources["tokenizer"] = FromStep(key=self.tokenizer())
@@ -390,41 +388,6 @@ class _PlanBuilder:
         self.targets.append(Target(path_in_repo=IMAGES, content=FromStep(key=key)))
         return key
 
-    def described(self) -> tuple[dict[str, Any], dict[str, tuple[dict[str, Any], dict[str, Input]]]]:
-        """The model as a diffusers folder would say it, and by folder the checkpoint of each of its components."""
-        folders = {
-            one.origin.folder: one
-            for one in self.parts.components
-            if one.origin.source in (MODEL, VAE) and not one.weights and one.origin.folder != "safety_checker"
-        }
-        checkpoints = {folder: self.checkpoint(one) for folder, one in folders.items()}
-        components = {
-            folder: {"config": dict(self.facts.configs[folder]), "checkpoint": description}
-            for folder, (description, _) in checkpoints.items()
-        }
-        index = {key: value for key, value in self.facts.model_index.items() if key not in _UNSAFE}
-        if named := self.facts.scheduler.get("_class_name"):  # a LoRA may have brought another one
-            index["scheduler"] = ["diffusers", named]
-        said = {
-            "model_index": index,
-            "scheduler": dict(self.facts.scheduler),
-            "pads": dict(self.facts.pads),
-            "components": components,
-        }
-        return said, checkpoints
-
-    # -- the source ------------------------------------------------------------------------------------------------
-
-    def metadata(self, component: Component) -> dict[str, Any]:
-        """What packages say of where they come from: from their source, nothing that changes by itself."""
-        source, facts = self.sources[component.origin.source].source, self.parts.facts[component.origin.source]
-        where = f"huggingface.co/{source.location}" if source.kind == "hub" else source.name
-        return {
-            "author": facts.author or f"Please refer to the Model Card available at {where}",
-            "license": licence_text(facts.card, asked=self.config.license),
-            "version": source.name,
-        }
-
     def tokenizer(self) -> str:
         """The tokenizer that apps get, from the source's files; CLIP's own for a single file, which has none."""
         folder = self.parts.architecture.tokenizer or ""
@@ -436,43 +399,8 @@ class _PlanBuilder:
                 rows=encoder.read(self.parts.configs(MODEL), self.settings).vocab_size,
                 folder=folder,
                 files=names,
-                inputs={"source": self.source(folder, names)} if names else {},
+                inputs={"source": self.inputs.source(folder, names)} if names else {},
                 size=2 * _MB,
                 memory=_MEMORY["package"],
             )
         )
-
-    def checkpoint(self, component: Component) -> tuple[dict[str, Any], dict[str, Input]]:
-        """What open_checkpoint takes for a component: a description, and the inputs that it names."""
-        files = self.weight_files(component)
-        description: dict[str, Any] = {"files": list(files.names), **files.part}
-        inputs: dict[str, Input] = {"source": self.source(files.folder or ".", files.names, files.source)}
-        for adapter in self.parts.adapters_of(component):
-            folder, _, name = self.parts.facts[adapter.source].weights.rpartition("/")
-            one = {"input": adapter.source, "file": name, "component": component.origin.folder, "scale": adapter.scale}
-            description.setdefault("loras", []).append(one)
-            inputs[adapter.source] = self.source(folder or ".", [name], adapter.source)
-        return description, inputs
-
-    def source(self, path: str, names: Iterable[str] = ("",), source: str = MODEL) -> FromSource:
-        files = {}
-        for name in names:
-            file = self.sources[source].file(f"{path}/{name}".removeprefix("./") if name else path)
-            if file is None:
-                raise SourceNotFound(f"The source has no {path}.", hint="Apps need it; add it to the source repo.")
-            files[name] = str(file.digest)
-        return FromSource(source=source, path=path, files=files)
-
-    def weight_files(self, component: Component) -> WeightFiles:
-        """Where a component's weights are."""
-        return self.parts.weight_files(component, [file.path for file in self.sources[component.origin.source].files])
-
-    def elements(self, component: Component) -> int:
-        """Parameters of a component, at most: its files hold two bytes for each, or four, which only they know."""
-        files = self.weight_files(component)
-        snapshot, facts = self.sources[files.source], self.parts.facts[files.source]
-        if files.part:
-            own = (info for name, info in facts.tensors.items() if name.startswith(files.part["prefix"]))
-            return int(sum(math.prod(info.shape) for info in own) * component.share)
-        total = sum(file.size // 2 for path in files.paths if (file := snapshot.file(path)))
-        return int(total * component.share)
