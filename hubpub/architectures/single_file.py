@@ -256,6 +256,9 @@ def _depths(depths: list[list[int]], middle: int) -> Any:
 
     Levels without attention have 1, but for the last, which has the middle's.
     """
+    used = {depth for blocks in depths for depth in blocks if depth} | ({middle} if middle else set())
+    if len(used) == 1:
+        return used.pop()
     last = len(depths) - 1
     listed: list[Any] = []
     for level, blocks in enumerate(depths):
@@ -263,7 +266,7 @@ def _depths(depths: list[list[int]], middle: int) -> Any:
             listed.append(middle or 1 if level == last else 1)
         else:
             listed.append(blocks[0] if len(set(blocks)) == 1 else blocks)
-    return listed[0] if all(one == listed[0] for one in listed) and not isinstance(listed[0], list) else listed
+    return listed
 
 
 def _mirrored(config: Config, rising: list[list[int]]) -> list[tuple[list[int], Any]]:

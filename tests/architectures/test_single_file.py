@@ -15,10 +15,11 @@ from hubpub.architectures import detect
 from hubpub.architectures.single_file import describe, describe_vae
 from hubpub.checkpoints import match_names
 from hubpub.checkpoints.ldm import component_tensors
+from hubpub.checkpoints.tensors import Tensor
 from hubpub.checkpoints.weights import open_weights, read_header
 from hubpub.errors import BadWeights, ConfigError, HubpubError, UnknownArchitecture
-from tests.support.single_files import single_arrays, write_single
-from tests.support.sources import make_source
+from tests.support.single_files import renamed, single_arrays, write_single
+from tests.support.sources import components, make_source
 
 _FAMILIES = {
     "sd15": "sd1",
@@ -98,6 +99,42 @@ def test_diffusers_reads_the_file_as_we_do(family: str, sources: dict[str, Path]
                 assert np.array_equal(own.float16(held).reshape(state[name].shape), state[name].numpy()), name
 
 
+@pytest.mark.parametrize(
+    ("family", "predicts"),
+    [
+        ("sd15", "epsilon"),
+        ("sd15-inpaint", "epsilon"),
+        ("sd21", "epsilon"),
+        ("sd21-768", "v_prediction"),
+        ("sdxl", "epsilon"),
+        ("sdxl-refiner", "epsilon"),
+    ],
+)
+def test_at_true_size_every_config_is_the_familys(family: str, predicts: str) -> None:
+    """From shapes alone, numbers of heads and the size of latents among them."""
+    parts = {part.folder: part for part in components(family, tiny=False) if part.folder != "safety_checker"}
+    zero = np.zeros((), np.int8)
+    arrays = renamed(
+        {
+            folder: {name: np.broadcast_to(zero, shape) for name, shape in part.shapes(part.config).items()}
+            for folder, part in parts.items()
+        },
+        {folder: part.config for folder, part in parts.items()},
+    )
+    tensors = {
+        name: Tensor(file=0, dtype="F16", shape=array.shape, start=0, strides=None) for name, array in arrays.items()
+    }
+    described = describe(tensors, {}, name="x.safetensors", prediction_type=predicts)
+    family_of = detect(described.model_index, described.configs)
+    assert family_of.name == _FAMILIES[family]
+    held = {folder: part.config for folder, part in parts.items()}
+    for component in family_of.components:
+        if component.origin.folder in held and component.origin.source == "model":
+            own = {**held, component.origin.folder: described.configs[component.origin.folder]}
+            assert component.config(own) == component.config(held), component.name
+    assert described.configs["unet"]["sample_size"] == held["unet"]["sample_size"]
+
+
 def test_what_a_stable_diffusion_2_predicts_must_be_said(sources: dict[str, Path], tmp_path: Path) -> None:
     source = sources["sd21"]
     silent = write_single(source, tmp_path / "my-model.safetensors")
@@ -168,8 +205,6 @@ def test_a_damaged_file_is_refused_in_a_sentence(sources: dict[str, Path]) -> No
     random = np.random.default_rng(0)
     arrays = single_arrays(sources["sdxl"])
     header = {name: array.shape for name, array in arrays.items()}
-    from hubpub.checkpoints.tensors import Tensor
-
     for _ in range(200):
         spoiled = dict(header)
         for name in random.choice(list(spoiled), size=int(random.integers(1, 40)), replace=False):

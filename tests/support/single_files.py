@@ -47,18 +47,24 @@ def write_single(
 
 def single_arrays(source: Path) -> Arrays:
     """The tensors of a diffusers folder under the names of a single file."""
-    folders = {path.parent.name: _weights(path.parent) for path in source.glob("*/config.json")}
+    places = [path.parent for path in source.glob("*/config.json")]
+    configs = {place.name: json.loads((place / "config.json").read_bytes()) for place in places}
+    return renamed({place.name: _weights(place) for place in places}, configs)
+
+
+def renamed(folders: Mapping[str, Arrays], configs: Mapping[str, Mapping[str, Any]]) -> Arrays:
+    """Each component's tensors under the names of a single file."""
     arrays: Arrays = {}
     unet = folders["unet"]
     modules = unet_modules(dict.fromkeys(name.rpartition(".")[0] for name in unet))
     for name, array in unet.items():
         module, _, end = name.rpartition(".")
         arrays[f"{UNET}{modules[module]}.{end}"] = array
-    levels = len(json.loads((source / "vae" / "config.json").read_bytes())["block_out_channels"])
+    levels = len(configs["vae"]["block_out_channels"])
     arrays |= {f"{VAE}{_vae_name(name, levels)}": array for name, array in folders["vae"].items()}
     for folder in ("text_encoder", "text_encoder_2"):
         if folder in folders:
-            config = json.loads((source / folder / "config.json").read_bytes())
+            config = configs[folder]
             xl = "text_encoder_2" in folders
             arrays |= _text(folders[folder], folder, config, xl=xl, alone="text_encoder" not in folders)
     return arrays
