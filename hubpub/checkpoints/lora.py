@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubpub.checkpoints import ldm
-from hubpub.checkpoints.names import canonical, significant, some
+from hubpub.checkpoints.names import canonical, some
 from hubpub.checkpoints.tensors import TensorInfo
 from hubpub.checkpoints.weights import Weights, rounded
 from hubpub.errors import BadWeights
@@ -33,7 +33,7 @@ _HINT = "Use a LoRA in the form of diffusers, PEFT, kohya or LoCon, trained for 
 
 # The module's name is what stands before; the rest says which of its tensors it is.
 _ENDS = re.compile(
-    r"(?P<module>.+?)(?:\.lora\.|\.lora_linear_layer\.|_lora\.|\.lora_|\.)"
+    r"(?P<module>.+?)(?:\.lora\.|\.lora_linear_layer\.|_lora\.|\.lora_)"
     r"(?P<part>down|up|mid|A|B)(?:\.default|\.default_0)?(?:\.weight)?"
 )
 _PARTS = {"down": "down", "A": "down", "up": "up", "B": "up", "mid": "mid"}
@@ -92,19 +92,22 @@ def read_lora(
             unknown.append(key)
         else:
             component, module, part = found
-            parts.setdefault((component, module), {})[part] = key
+            its = parts.setdefault((component, module), {})
+            if part in its:
+                raise BadWeights(f"{name} holds one matrix twice: {its[part]} and {key}.", hint="The file is damaged.")
+            its[part] = key
     if unknown:
         raise BadWeights(f"{name} is no LoRA that hubpub knows: it holds {some(unknown)}.", hint=_HINT)
     if not parts:
         raise BadWeights(f"{name} holds no tensors.", hint=_HINT)
-    alphas = _alphas(metadata or {}, name)
+    settings = _settings(metadata or {}, name)
     deltas: dict[str, dict[str, Delta]] = {}
     for (component, module), its in parts.items():
         if "up" not in its or "down" not in its:
             lacking = "up" if "up" not in its else "down"
             raise BadWeights(f"{name} lacks the {lacking} matrix of {module}.", hint="The file is incomplete.")
         _check_product(its, tensors, name)
-        stated = _stated(alphas, component, module)
+        stated = _stated(settings, component, module, rank=tensors[its["down"]].shape[0], name=name)
         deltas.setdefault(component, {})[module] = Delta(**its, stated=stated)
     return deltas
 
@@ -126,20 +129,26 @@ def assign(
     if component == "unet":
         places |= {_flat(old): modules[module] for module, old in ldm.unet_modules(modules).items()}
     found: dict[str, Delta] = {}
-    lost, misfits = [], []
+    lost, twice, misfits = [], [], []
     for module, delta in deltas.items():
         weight = places.get(_flat(canonical(module)))
-        if weight is None or weight in found:
+        if weight is None:
             lost.append(module)
             continue
+        if weight in found:
+            twice.append(module)
         found[weight] = delta
         shape = _shape(delta, infos)
-        if significant(shape) != significant(weights[weight]):
+        if _without_point(shape) != _without_point(weights[weight]):
             misfits.append(f"{module} {shape} instead of {tuple(weights[weight])}")
-    if lost or misfits:
-        what = f"the model has no {some(lost)}" if lost else f"{some(misfits)}"
+    problems = [f"the model has no {some(lost)}"] if lost else []
+    if twice:
+        problems.append(f"it changes {some(twice)} twice, under two names")
+    if misfits:
+        problems.append(some(misfits))
+    if problems:
         raise BadWeights(
-            f"The LoRA {name} does not fit the model's {component}: {what}.",
+            f"The LoRA {name} does not fit the model's {component}: {'; '.join(problems)}.",
             hint="Choose a LoRA that was trained for this model's family.",
         )
     return found
@@ -211,17 +220,19 @@ class Merged:
         """Some rows at a time, so that only they exist in fp32."""
         array = self._base[name]
         rows = array.reshape(array.shape[0], -1)
-        factors = [
-            _factors(file, deltas[name], scale, rows.shape) for file, deltas, scale in self._loras if name in deltas
-        ]
-        step = max(1, _ROWS // max(1, rows.shape[1]))
         whole = np.empty(rows.size, np.float16)
-        for start in range(0, rows.shape[0], step):
-            merged = rows[start : start + step].astype(np.float32)
-            for up, down in factors:
-                merged += up[start : start + step] @ down
-            place = start * rows.shape[1]
-            whole[place : place + merged.size] = rounded(merged.reshape(-1), name)
+        # rounded() reports what is too large or no number; numpy need not warn of it before.
+        with np.errstate(over="ignore", invalid="ignore"):
+            factors = [
+                _factors(file, deltas[name], scale, rows.shape) for file, deltas, scale in self._loras if name in deltas
+            ]
+            step = max(1, _ROWS // max(1, rows.shape[1]))
+            for start in range(0, rows.shape[0], step):
+                merged = rows[start : start + step].astype(np.float32)
+                for up, down in factors:
+                    merged += up[start : start + step] @ down
+                place = start * rows.shape[1]
+                whole[place : place + merged.size] = rounded(merged.reshape(-1), name)
         self._base.release(name)
         return whole
 
@@ -272,8 +283,9 @@ def _parsed(key: str) -> tuple[str, str, str] | None:
 
 
 def _module(name: str) -> str:
-    """A module as networks name it: older attention processors have names of their own."""
+    """A module as networks name it: older attention processors have names of their own, in text encoders as well."""
     name = re.sub(r"\.processor\.to_(q|k|v|out)$", r".to_\1", name)
+    name = re.sub(r"\.self_attn\.to_(q|k|v|out)$", r".self_attn.\1_proj", name)
     return re.sub(r"\.to_out$", ".to_out.0", name)
 
 
@@ -282,7 +294,7 @@ def _flat(module: str) -> str:
     return re.sub(r"^text_model_", "", module.replace(".", "_"))
 
 
-def _alphas(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+def _settings(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     """PEFT's settings in a header of diffusers (`lora_adapter_metadata`), by component and key."""
     text = metadata.get("lora_adapter_metadata")
     if text is None:
@@ -296,13 +308,31 @@ def _alphas(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     return held
 
 
-def _stated(held: Mapping[str, Any], component: str, module: str) -> float | None:
-    """The alpha that the header gives to a module: its own, or that of all."""
-    pattern = held.get(f"{component}.alpha_pattern")
-    value = held.get(f"{component}.lora_alpha")
-    if isinstance(pattern, dict):
-        value = next((alpha for key, alpha in pattern.items() if re.search(rf"(^|\.){re.escape(key)}$", module)), value)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def _stated(settings: Mapping[str, Any], component: str, module: str, *, rank: int, name: str) -> float | None:
+    """The alpha that the header gives to a module: its own, or that of all; None without a header.
+
+    A pipeline's settings have the component before them (`save_lora_weights`), those of a UNet alone have not
+    (`save_lora_adapter`). rsLoRA divides alpha by the root of the rank: here that is an alpha that much larger.
+    """
+    if not settings:
+        return None
+    prefix = "" if component == "unet" and "lora_alpha" in settings else f"{component}."
+    if settings.get(f"{prefix}use_dora"):
+        raise BadWeights(f"{name} holds DoRA (use_dora in its header), which hubpub does not merge yet.", hint=_HINT)
+    value = settings.get(f"{prefix}lora_alpha", rank)
+    pattern = settings.get(f"{prefix}alpha_pattern")
+    for key, alpha in pattern.items() if isinstance(pattern, dict) else ():
+        # PEFT takes regular expressions; diffusers writes names, with ^ where the name is a whole one.
+        plain = key.removeprefix("^")
+        if not re.fullmatch(r"[\w.]+", plain):
+            raise BadWeights(f"{name} has an alpha_pattern that is no module's name in its header: {key}.", hint=_HINT)
+        if module == plain or (plain == key and module.endswith(f".{key}")):
+            value = alpha
+            break
+    # The bound keeps integers of any length from overflowing.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+        raise BadWeights(f"{name} has an alpha that is no number in its header, for {module}.", hint=_HINT)
+    return float(value) * math.sqrt(rank) if settings.get(f"{prefix}use_rslora") else float(value)
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------
@@ -329,3 +359,8 @@ def _shape(delta: Delta, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
     up, down = tensors[delta.up].shape, tensors[delta.down].shape
     kernel = tensors[delta.mid].shape[2:] if delta.mid is not None else down[2:]
     return (up[0], down[1], *kernel)
+
+
+def _without_point(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without a 1×1 kernel: such a convolution is a linear layer."""
+    return tuple(shape[:2]) if math.prod(shape[2:]) == 1 else tuple(shape)

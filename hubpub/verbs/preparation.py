@@ -140,7 +140,7 @@ def _check_licences(config: Config, facts: Mapping[str, Facts], names: Mapping[s
         licence = its.card.get("license")
         if not licence:
             raise LicenceMissing(
-                f"{names[name]} names no licence in its README.md.",
+                f"{names[name]} names no licence in its {'header or its ' if its.weights else ''}README.md.",
                 hint="Say it with --license, for example --license creativeml-openrail-m.",
             )
         if forbids_changes(licence):
