@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,20 @@ def _trainer(source: Path, seed: int) -> Arrays:
     return arrays
 
 
+def _processors(source: Path, seed: int) -> Arrays:
+    """As diffusers wrote them before that: the attention's processor in the UNet, to_q for q_proj in text encoders."""
+    arrays: Arrays = {}
+    for module, its in _pairs(_modules(source, "unet", ("attn1.to_q", "attn2.to_out.0")), seed):
+        attention, layer = module.removesuffix(".0").rsplit(".", 1)
+        for part, values in its.items():
+            arrays[f"unet.{attention}.processor.{layer}_lora.{part}.weight"] = values
+    for module, its in _pairs(_modules(source, "text_encoder", ("q_proj", "out_proj")), seed):
+        attention, layer = module.removesuffix("_proj").rsplit(".", 1)
+        for part, values in its.items():
+            arrays[f"text_encoder.{attention}.to_{layer}_lora.{part}.weight"] = values
+    return arrays
+
+
 def _kohya(source: Path, seed: int, *, ldm: bool = False, convolutions: bool = False) -> Arrays:
     xl = (source / "text_encoder_2").is_dir()
     prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_" if xl else "lora_te_", "text_encoder_2": "lora_te2_"}
@@ -130,31 +145,42 @@ def _merged(source: Path, loras: list[tuple[Path, float]]) -> dict[str, dict[str
     return found
 
 
-def _fused(source: Path, loras: list[tuple[Path, float]]) -> dict[str, dict[str, Any]]:
-    """The same by diffusers, in fp32."""
+@cache
+def _pipeline(source: Path) -> Any:
+    """diffusers' pipeline in fp32; loading it takes longer than a LoRA, so all tests have the same."""
     diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
     pytest.importorskip("peft")
     diffusers.utils.logging.set_verbosity(50)
     kind = json.loads((source / "model_index.json").read_bytes())["_class_name"]
     more = {} if "XL" in kind else {"safety_checker": None}
-    pipeline = getattr(diffusers, kind).from_pretrained(source, local_files_only=True, **more).to(torch.float32)
+    return getattr(diffusers, kind).from_pretrained(source, local_files_only=True, **more).to(torch.float32)
+
+
+def _fused(source: Path, loras: list[tuple[Path, float]]) -> dict[str, dict[str, Any]]:
+    """The same by diffusers, in fp32."""
+    pipeline = _pipeline(source)
     before = {
         folder: {name: value.clone() for name, value in getattr(pipeline, folder).state_dict().items()}
         for folder in _folders(source)
     }
-    for path, scale in loras:
-        pipeline.load_lora_weights(path.parent, weight_name=path.name)
-        pipeline.fuse_lora(lora_scale=scale)
-        pipeline.unload_lora_weights()
-    after = {folder: getattr(pipeline, folder).state_dict() for folder in _folders(source)}
-    return {
-        folder: {
-            name: values.numpy()
-            for name, values in after[folder].items()
-            if not torch.equal(values, before[folder][name])
+    try:
+        for path, scale in loras:
+            pipeline.load_lora_weights(path.parent, weight_name=path.name)
+            pipeline.fuse_lora(lora_scale=scale)
+            pipeline.unload_lora_weights()
+        after = {folder: getattr(pipeline, folder).state_dict() for folder in before}
+        return {
+            folder: {
+                name: values.numpy().copy()
+                for name, values in after[folder].items()
+                if not values.equal(before[folder][name])
+            }
+            for folder in before
         }
-        for folder in before
-    }
+    finally:
+        pipeline.unload_lora_weights()
+        for folder, values in before.items():
+            getattr(pipeline, folder).load_state_dict(values)
 
 
 def _same(merged: dict[str, dict[str, Any]], fused: dict[str, dict[str, Any]]) -> None:
@@ -172,6 +198,7 @@ _FORMS: dict[str, tuple[str, Callable[[Path, int], Arrays]]] = {
     "peft": ("sd15", _peft),
     "peft of XL": ("sdxl", _peft),
     "diffusers of 2023": ("sd15", _trainer),
+    "attention processors": ("sd15", _processors),
 }
 
 
@@ -231,6 +258,75 @@ def test_the_alphas_in_a_header_of_diffusers_count(sources: dict[str, Path], tmp
     _same(with_header, _fused(source, [(path, 3.0)]))
 
 
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_alpha": 3 * RANK},
+        {"lora_alpha": RANK, "use_rslora": True},
+        {"lora_alpha": RANK, "alpha_pattern": {"attn1.to_q": 16}},
+        {"lora_alpha": RANK, "alpha_pattern": {"^down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": 1}},
+    ],
+    ids=["alpha", "rsLoRA", "pattern", "whole name"],
+)
+def test_the_headers_that_diffusers_writes_mean_what_it_reads(
+    settings: dict[str, Any], alone: bool, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    """Files of save_lora_weights, and of save_lora_adapter (a UNet alone, its names without a prefix)."""
+    peft, diffusers = pytest.importorskip("peft"), pytest.importorskip("diffusers")
+    source, path = sources["sd15"], tmp_path / "lora.safetensors"
+    unet = _pipeline(source).unet
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    unet.add_adapter(peft.LoraConfig(r=RANK, target_modules=["to_q", "to_v"], init_lora_weights=False, **settings))
+    if alone:
+        unet.save_lora_adapter(tmp_path, weight_name=path.name)
+    else:
+        diffusers.StableDiffusionPipeline.save_lora_weights(
+            tmp_path,
+            unet_lora_layers=peft.get_peft_model_state_dict(unet),
+            unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
+            weight_name=path.name,
+        )
+    unet.unload_lora()
+    try:
+        # With weight_name, or diffusers does not read the header.
+        unet.load_lora_adapter(tmp_path, weight_name=path.name, prefix=None if alone else "unet")
+        unet.fuse_lora(lora_scale=0.7)
+        unet.unload_lora()
+        fused = {n: value.numpy().copy() for n, value in unet.state_dict().items() if not value.equal(before[n])}
+    finally:
+        unet.load_state_dict(before)
+    assert len(fused) == len(_modules(source, "unet", ("to_q", "to_v")))
+    _same(_merged(source, [(path, 0.7)]), {"unet": fused})
+
+
+@pytest.mark.parametrize("before", ["", "base_model.model.", "base_model.model.unet.", "unet.base_model.model."])
+@pytest.mark.parametrize("after", ["", ".default", ".default_0"])
+def test_what_peft_puts_around_names_is_left_out(before: str, after: str) -> None:
+    infos = {
+        f"{before}mid.to_q.lora_{part}{after}.weight": TensorInfo(shape=shape, dtype="F16")
+        for part, shape in {"A": (2, 6), "B": (8, 2)}.items()
+    }
+    deltas = read_lora(infos, name="x.safetensors")
+    assert list(deltas) == ["unet"]
+    found = assign(deltas["unet"], {"mid.to_q.weight": (8, 6)}, component="unet", name="x", infos=infos)
+    assert list(found) == ["mid.to_q.weight"]
+    assert {found["mid.to_q.weight"].up, found["mid.to_q.weight"].down} == set(infos)
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+@pytest.mark.parametrize("spelling", ["lora_te_text_model_encoder_q_proj", "text_encoder.text_model.encoder.q_proj"])
+def test_text_encoders_fit_with_and_without_text_model(prefix: str, spelling: str) -> None:
+    """transformers 5 dropped text_model. from the names."""
+    infos = {
+        f"{spelling}.{part}.weight": TensorInfo(shape=shape, dtype="F16")
+        for part, shape in {"lora_down": (2, 6), "lora_up": (8, 2)}.items()
+    }
+    deltas = read_lora(infos, name="x.safetensors")["text_encoder"]
+    weights = {f"{prefix}encoder.q_proj.weight": (8, 6)}
+    assert list(assign(deltas, weights, component="text_encoder", name="x", infos=infos)) == list(weights)
+
+
 def test_a_middle_matrix_of_locon(sources: dict[str, Path], tmp_path: Path) -> None:
     """LyCORIS' formula in double precision; diffusers does not read this form."""
     source, path = sources["sd15"], tmp_path / "lora.safetensors"
@@ -264,6 +360,12 @@ def test_a_middle_matrix_of_locon(sources: dict[str, Path], tmp_path: Path) -> N
         ("half", {"lora_unet_x.lora_up.weight": (8, 4)}, "lacks the down matrix"),
         ("shapes", {"lora_unet_x.lora_up.weight": (8, 4), "lora_unet_x.lora_down.weight": (5, 8)}, "do not fit"),
         ("empty", {}, "holds no tensors"),
+        ("biases", {"unet.x.lora_B.bias": (8,)}, "biases"),
+        ("bias", {"unet.x.lora_A.bias": (8,)}, "is no LoRA"),
+        ("ia3", {"unet.x.ia3_l": (8,)}, "IA3"),
+        ("alpha", {"lora_unet_x.alpha": ()}, "lacks the up matrix of x"),
+        ("no lora", {"unet.x.up.weight": (8, 4), "unet.x.down.weight": (4, 8)}, "is no LoRA"),
+        ("twice", {f"{prefix}x.lora_{part}.weight": (4, 4) for prefix in ("", "unet.") for part in "AB"}, "twice"),
     ],
 )
 def test_other_forms_are_refused_by_name(name: str, arrays: dict[str, Any], sentence: str) -> None:
@@ -271,6 +373,74 @@ def test_other_forms_are_refused_by_name(name: str, arrays: dict[str, Any], sent
     with pytest.raises(BadWeights, match=sentence) as caught:
         read_lora(infos, name=f"{name}.safetensors")
     assert f"{name}.safetensors" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        ("[]", "no JSON object"),
+        ("{", "no JSON object"),
+        (f'{{"unet.lora_alpha": 1{"0" * 400}}}', "no number"),
+        ('{"unet.lora_alpha": "8"}', "no number"),
+        ('{"unet.lora_alpha": NaN}', "no number"),
+        ('{"unet.lora_alpha": 8, "unet.alpha_pattern": {"x": null}}', "no number"),
+        ('{"unet.lora_alpha": 8, "unet.alpha_pattern": {"(x|y)+": 4}}', "no module's name"),
+        ('{"unet.lora_alpha": 8, "unet.use_dora": true}', "DoRA"),
+    ],
+)
+def test_headers_that_say_what_cannot_be_merged_are_refused(header: str, sentence: str) -> None:
+    infos = {f"unet.x.lora_{part}.weight": TensorInfo(shape=(4, 4), dtype="F16") for part in "AB"}
+    with pytest.raises(BadWeights, match=sentence):
+        read_lora(infos, name="x.safetensors", metadata={"lora_adapter_metadata": header})
+
+
+@pytest.mark.parametrize(
+    ("base", "down", "up", "fits"),
+    [
+        ((8, 6), (2, 6, 1, 1), (8, 2, 1, 1), True),
+        ((8, 6, 1, 1), (2, 6), (8, 2), True),
+        ((1, 6), (2, 1), (6, 2), False),
+        ((6, 1), (2, 6), (1, 2), False),
+        ((6,), (2, 6), (1, 2), False),
+        ((), (2, 1), (1, 2), False),
+        ((4, 5, 3, 1), (2, 5, 1, 3), (4, 2, 1, 1), False),
+    ],
+)
+def test_only_a_1x1_kernel_may_be_missing(
+    base: tuple[int, ...], down: tuple[int, ...], up: tuple[int, ...], fits: bool
+) -> None:
+    infos = {
+        f"x.lora_{part}.weight": TensorInfo(shape=shape, dtype="F16") for part, shape in {"A": down, "B": up}.items()
+    }
+    deltas = read_lora(infos, name="x")["unet"]
+    if fits:
+        assert list(assign(deltas, {"x.weight": base}, component="unet", name="x", infos=infos)) == ["x.weight"]
+    else:
+        with pytest.raises(BadWeights, match="instead of"):
+            assign(deltas, {"x.weight": base}, component="unet", name="x", infos=infos)
+
+
+def test_a_module_under_two_names_is_refused() -> None:
+    infos = {f"mid.x.lora_{part}.weight": TensorInfo(shape=(4, 4), dtype="F16") for part in "AB"}
+    infos |= {f"lora_unet_mid_x.lora_{part}.weight": TensorInfo(shape=(4, 4), dtype="F16") for part in ("up", "down")}
+    with pytest.raises(BadWeights, match="twice, under two names"):
+        assign(read_lora(infos, name="x")["unet"], {"mid.x.weight": (4, 4)}, component="unet", name="x", infos=infos)
+
+
+@pytest.mark.parametrize("down", [np.inf, np.nan, 1e30, 1e5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_too_large_for_float16_are_refused_by_name(down: float, dtype: type, tmp_path: Path) -> None:
+    """Without a warning of numpy, which would be an error here."""
+    save_file({"x.weight": np.zeros((4, 4), np.float16)}, tmp_path / "model.safetensors")
+    arrays = {"x.lora_A.weight": np.full((2, 4), down, dtype), "x.lora_B.weight": np.full((4, 2), 1e30, dtype)}
+    save_file(arrays, tmp_path / "lora.safetensors")
+    lora = {"input": "source", "file": "lora.safetensors", "component": "unet", "scale": 1.0}
+    description = {"files": ["model.safetensors"], "loras": [lora]}
+    with (
+        open_checkpoint(description, {"source": tmp_path}) as checkpoint,
+        pytest.raises(BadWeights, match=r"x\.weight"),
+    ):
+        checkpoint.float16("x.weight")
 
 
 def test_a_lora_of_another_family_is_refused(sources: dict[str, Path]) -> None:
@@ -303,3 +473,5 @@ def test_noise_is_refused_in_a_sentence(sources: dict[str, Path]) -> None:
         with suppress(BadWeights):  # any other exception fails the test
             deltas = read_lora(infos, name="x.safetensors")
             assign(deltas.get("unet", {}), shapes, component="unet", name="x.safetensors", infos=infos)
+            every = [delta for its in deltas.values() for delta in its.values()]
+            assert {key for d in every for key in (d.up, d.down, d.mid, d.alpha) if key} == infos.keys()
