@@ -22,6 +22,9 @@ from hubpub.verbs.session import Session
 
 # Names that diffusers and PEFT give to the file of a LoRA; one of them is meant where a repo has several files.
 _LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin")
+# Beside a LoRA of PEFT: alpha, rank, and settings that change what is merged.
+_PEFT_CONFIG = "adapter_config.json"
+_PEFT_OTHERS = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 _SPDX = {"creativeml open rail-m": "creativeml-openrail-m", "creativeml openrail-m": "creativeml-openrail-m"}
 
 
@@ -137,6 +140,14 @@ def _lora(opened: Opened, progress: Progress | None) -> Facts:
         raise UnknownArchitecture(
             f"{title(opened)} holds no LoRA: no weight file in its top folder.",
             hint="--lora takes a file, or a folder or repo that holds one.",
+        )
+    beside = f"{file.rpartition('/')[0]}/{_PEFT_CONFIG}".removeprefix("/")
+    data = opened.read(beside)
+    said = read_object(data, beside) if data is not None else {}
+    if said.get("lora_alpha") != said.get("r") or any(said.get(key) for key in _PEFT_OTHERS):
+        raise UnknownArchitecture(
+            f"{title(opened)} has a {_PEFT_CONFIG} with a scale of its own, which hubpub does not read yet.",
+            hint="Save the LoRA with diffusers' save_lora_weights, which keeps its settings in the file.",
         )
     return Facts(model_index={}, configs={}, **_of_file(opened, file, opened.header(file, progress)))
 

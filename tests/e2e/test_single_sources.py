@@ -342,6 +342,17 @@ def test_a_lora_brings_its_scheduler_and_licence(sources: Path, tmp_path: Path) 
     assert not (tmp_path / "no").exists()
 
 
+def test_settings_of_peft_beside_the_file_are_not_passed_over(sources: Path, tmp_path: Path) -> None:
+    repo = tmp_path / "peft-lora"
+    repo.mkdir()
+    shutil.copy(sources / "style.safetensors", repo / "adapter_model.safetensors")
+    (repo / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 4, "use_dora": false}')
+    words = ["plan", str(sources / "sd15"), "--lora", str(repo), *FAST]
+    _hubpub(None, *words)
+    (repo / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8}')
+    assert "a scale of its own" in " ".join(_hubpub(None, *words, status=3).split())
+
+
 def test_the_text_of_a_licence_travels(sources: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(sources / "sd15", source)
